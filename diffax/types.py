@@ -11,15 +11,17 @@ model, loss and guidance rule of this library:
   (how classifier-free guidance asks for the unconditional estimate, and how training drops labels).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 Params = Any  # a pytree of arrays, as flax makes it
 Cond = Mapping[str, Array]
 Keys = Key[Array, "b"]  # one typed key per sample
 Scalar = float | Float[Array, ""]
+Values = Array | np.ndarray | float | Sequence[Any]  # numbers that become an array: lists are welcome
 
 # denoise(x: Float["b ..."], t: Float["b"], cond) -> Float["b ..."], the estimate of E[x0 | x_t = x]
 DenoiseFn = Callable[[Array, Array, Cond | None], Array]

@@ -1,0 +1,65 @@
+"""Data: sources of images, distributions in the plane, and the pipeline that makes batches of them.
+
+``grain``, ``pillow``, ``pyarrow`` and ``scikit-learn`` (``pip install "diffax[data]"``) are imported by
+the functions that need them.
+"""
+
+from diffax.data.augment import Augmentation, horizontal_flip
+from diffax.data.dequantize import dequantize, levels_of, requantize
+from diffax.data.digits import digits
+from diffax.data.folder import open_folder
+from diffax.data.npz import open_npz
+from diffax.data.parquet import open_parquet
+from diffax.data.pipeline import Pipeline, epoch, pipeline
+from diffax.data.points import (
+    MIXTURES,
+    Mixture,
+    checkerboard,
+    grid,
+    points,
+    ring,
+    sample_mixture,
+    swiss_roll,
+    three_modes,
+    two_moons,
+)
+from diffax.data.registry import cifar10, mnist, open_source
+from diffax.data.source import ArraySource, Batch, Item, Source, SourceSpec, Subset, split_source, stack_items
+from diffax.data.tfds import open_tfds
+
+__all__ = [
+    "MIXTURES",
+    "ArraySource",
+    "Augmentation",
+    "Batch",
+    "Item",
+    "Mixture",
+    "Pipeline",
+    "Source",
+    "SourceSpec",
+    "Subset",
+    "checkerboard",
+    "cifar10",
+    "dequantize",
+    "digits",
+    "epoch",
+    "grid",
+    "horizontal_flip",
+    "levels_of",
+    "mnist",
+    "open_folder",
+    "open_npz",
+    "open_parquet",
+    "open_source",
+    "open_tfds",
+    "pipeline",
+    "points",
+    "requantize",
+    "ring",
+    "sample_mixture",
+    "split_source",
+    "stack_items",
+    "swiss_roll",
+    "three_modes",
+    "two_moons",
+]

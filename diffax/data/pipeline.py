@@ -1,0 +1,144 @@
+"""Batches from a source: shuffled anew each epoch, shared between hosts, and resumable to the batch.
+
+The order is a pure function of (seed, epoch, position): one permutation per epoch of the whole source,
+of which shard i takes the positions i, i + shard_count, ... . Augmentation draws its randomness from
+the position too. So shards are disjoint and together one pass, the k-th global batch holds the same
+items whatever the number of shards, and the state of a pipeline is one integer, equal on all hosts.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffax.checks import require
+from diffax.data.augment import Augmentation
+from diffax.data.optional import optional_import
+from diffax.data.source import Batch, Source, stack
+
+# grain's shuffle walks a cycle of 2^16 indices: below this many items, 0.1 to 5 milliseconds for each
+_SMALL = 1024
+
+
+class Pipeline(Iterator[Batch]):
+    """An iterator over batches with ``get_state`` and ``set_state``; made by :func:`pipeline`."""
+
+    def __init__(self, dataset: Any, options: Any, identity: Mapping[str, int], steps_per_epoch: int) -> None:
+        self._batches = iter(dataset.to_iter_dataset(options))
+        self._identity = dict(identity)
+        self.steps_per_epoch = steps_per_epoch
+        self._step = 0
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        self._step += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The number of batches given out and what the order depends on, as plain integers for JSON."""
+        return {"step": self._step, **self._identity}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Continue with exactly the batch that would have followed ``get_state``.
+
+        The number of shards may change if the global batch size stays. Raises ``ValueError`` if the
+        state comes from another seed, global batch size or number of items: items would silently be
+        repeated or left out.
+        """
+        for field, expected in self._identity.items():
+            require(state.get(field) == expected, f"state: {field}", state.get(field), f"{expected}, as now")
+        step = state.get("step", -1)
+        require(isinstance(step, int) and step >= 0, "state: step", step, "an integer of at least 0")
+        self._batches.set_state({"next_index": step})
+        self._step = step
+
+
+def pipeline(
+    source: Source,
+    batch_size: int,
+    seed: int,
+    *,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    augment: Augmentation | Sequence[Augmentation] | None = None,
+    shuffle: bool = True,
+    repeat: bool = True,
+    drop_remainder: bool = True,
+    workers: int = 0,
+) -> Pipeline:
+    """Iterate over batches ``{field: array (batch_size, ...)}`` of a source.
+
+    Args:
+      batch_size: items per batch of *this* shard.
+      seed: of the permutations and of the augmentations, in [0, 2^32).
+      shard_index, shard_count: this host's part, e.g. ``jax.process_index()``, ``jax.process_count()``.
+      augment: functions ``(item, rng) -> item``, applied in order.
+      repeat: go on for ever, each epoch in another order; else one pass.
+      drop_remainder: leave out an epoch's last items where they fill no batch (other ones each epoch),
+        so that all shards make the same number of steps. If false, one pass is complete to the item.
+      workers: threads that read ahead; the batches are the same for any number. Worth it for sources
+        that decode files.
+
+    Raises ``ValueError`` for numbers out of range, and for a batch larger than the shard.
+    """
+    _check(len(source), batch_size, seed, shard_index, shard_count, workers)
+    unequal = repeat and not drop_remainder and len(source) % shard_count > 0
+    require(not unequal, "drop_remainder", False, "True where unequal shards repeat: they would drift apart")
+    grain = optional_import("grain.python")
+    data = _shuffled(grain, source, seed) if shuffle else grain.MapDataset.source(source).seed(seed)
+    for function in _as_sequence(augment):
+        data = data.random_map(function)  # before slicing: the randomness belongs to the global position
+    stop = len(source) - len(source) % shard_count if drop_remainder else len(source)
+    data = data.slice(slice(shard_index, stop, shard_count)).batch(batch_size, drop_remainder=drop_remainder)
+    steps = len(data)
+    require(steps > 0, "batch_size", batch_size, f"at most the {stop // shard_count} items of a shard")
+    identity = {
+        "items": len(source),
+        "global_batch_size": batch_size * shard_count,
+        "seed": seed,
+        "shuffle": int(shuffle),
+        "drop_remainder": int(drop_remainder),
+    }
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
+    return Pipeline(data.repeat() if repeat else data, options, identity, steps)
+
+
+def epoch(source: Source, batch_size: int) -> Iterator[Batch]:
+    """One pass in the source's own order, the last batch smaller: for evaluation."""
+    require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+    for start in range(0, len(source), batch_size):
+        items = [source[i] for i in range(start, min(start + batch_size, len(source)))]
+        yield stack(items)
+
+
+def _shuffled(grain: Any, source: Source, seed: int) -> Any:
+    """The items in another order each epoch, as a ``grain.MapDataset`` of unbounded index."""
+    n = len(source)
+    if n >= _SMALL:
+        return grain.MapDataset.source(source).seed(seed).shuffle()
+
+    @functools.lru_cache(maxsize=8)  # threads that read ahead may be in two epochs at once
+    def permutation(epoch: int) -> np.ndarray:
+        # raw bits: numpy keeps them between versions, as it does not for Generator.permutation
+        return np.argsort(
+            np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n), kind="stable"
+        )
+
+    order = grain.MapDataset.range(n).seed(seed)
+    return order.map_with_index(lambda i, _: source[int(permutation(i // n)[i % n])])
+
+
+def _as_sequence(augment: Augmentation | Sequence[Augmentation] | None) -> Sequence[Augmentation]:
+    if augment is None:
+        return ()
+    return augment if isinstance(augment, Sequence) else (augment,)
+
+
+def _check(n: int, batch_size: int, seed: int, shard_index: int, shard_count: int, workers: int) -> None:
+    require(n > 0, "source", n, "at least one item")
+    require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+    require(0 <= seed < 2**32, "seed", seed, "an integer in [0, 2^32)")
+    require(1 <= shard_count <= n, "shard_count", shard_count, f"1 .. {n}, the items of the source")
+    require(0 <= shard_index < shard_count, "shard_index", shard_index, f"0 .. {shard_count - 1}")
+    require(workers >= 0, "workers", workers, "at least 0")

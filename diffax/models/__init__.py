@@ -1,0 +1,8 @@
+"""Networks: flax modules called as ``model.apply({"params": p}, x, time, cond, train=False)``."""
+
+from diffax.models.dit import DiT
+from diffax.models.mlp import MLP
+from diffax.models.ncsnpp import NCSNpp
+from diffax.models.unet import UNet
+
+__all__ = ["MLP", "DiT", "NCSNpp", "UNet"]

@@ -1,0 +1,52 @@
+"""Self-attention over tokens and over the pixels of an image."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from diffax.checks import require
+from diffax.models.layers.conv import dense
+from diffax.models.layers.norm import GroupNorm
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over tokens, ``out = softmax(q k^T / sqrt(d)) v W + b``.
+
+    The softmax runs in float32. ``heads`` must divide the channels. Source: Vaswani et al. 2017, eq. 1.
+    """
+
+    heads: int = 1
+    zero_init: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        """Mix the tokens of each sample."""
+        batch, tokens, channels = x.shape
+        allowed = f"a divisor of the {channels} channels"
+        require(self.heads > 0 and channels % self.heads == 0, "heads", self.heads, allowed)
+        qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(x)
+        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, -1), 2, 0)
+        mixed = jax.nn.dot_product_attention(q, k, v).reshape(batch, tokens, channels)
+        return dense(channels, zero_init=self.zero_init, dtype=self.dtype, name="out")(mixed)
+
+
+class PixelAttention(nn.Module):
+    """Residual self-attention among all pixels, ``x + attention(norm(x))``, silent at initialisation.
+
+    ``rescale_skip`` divides the sum by sqrt(2). Source: Ho et al. 2020, appendix B.
+    """
+
+    heads: int = 1
+    rescale_skip: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Let every pixel of an image read every other."""
+        tokens = GroupNorm(dtype=self.dtype, name="norm")(x).reshape(x.shape[0], -1, x.shape[-1])
+        mixed = SelfAttention(self.heads, zero_init=True, dtype=self.dtype, name="attention")(tokens)
+        return (x + mixed.reshape(x.shape)) * (0.5**0.5 if self.rescale_skip else 1.0)

@@ -1,0 +1,43 @@
+"""The convolution and the linear map that every network of this library is made of.
+
+Both keep float32 parameters, compute in ``dtype`` and start from the variance-preserving uniform
+initialisation (Glorot & Bengio 2010) or, where a branch or a head must start silent, from zero.
+"""
+
+from typing import Any
+
+from flax import linen as nn
+
+_GLOROT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+
+def conv(
+    features: int,
+    kernel: int = 3,
+    *,
+    stride: int = 1,
+    padding: str = "SAME",
+    zero_init: bool = False,
+    dtype: Any = None,
+    name: str | None = None,
+) -> nn.Conv:
+    """Square convolution of images (b, h, w, c) to ``features`` channels.
+
+    ``padding="SAME"`` keeps the size (halves an even one where ``stride=2``); ``"VALID"`` is for inputs
+    that a filter has padded already.
+    """
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=stride,
+        padding=padding,
+        kernel_init=nn.initializers.zeros if zero_init else _GLOROT,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def dense(features: int, *, zero_init: bool = False, dtype: Any = None, name: str | None = None) -> nn.Dense:
+    """Linear map ``y = x W + b`` of the last axis to ``features`` entries."""
+    kernel_init = nn.initializers.zeros if zero_init else _GLOROT
+    return nn.Dense(features, kernel_init=kernel_init, dtype=dtype, name=name)

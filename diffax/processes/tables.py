@@ -1,0 +1,47 @@
+r"""Discrete noise tables ``alpha_bar[i] = prod_{j <= i} (1 - beta[j])`` for :class:`FromTable`.
+
+Computed in float64 on the host: the product over a thousand steps loses three digits in float32.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from diffax import checks
+
+
+def linear(n: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2) -> Float[np.ndarray, "n"]:
+    """Betas equally spaced. Ho et al. 2020 (arXiv:2006.11239), section 4."""
+    _check(n, beta_start, beta_end)
+    return from_betas(np.linspace(beta_start, beta_end, n))
+
+
+def scaled_linear(
+    n: int = 1000, beta_start: float = 8.5e-4, beta_end: float = 1.2e-2
+) -> Float[np.ndarray, "n"]:
+    """Square roots of the betas equally spaced. Rombach et al. 2022 (arXiv:2112.10752)."""
+    _check(n, beta_start, beta_end)
+    return from_betas(np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), n) ** 2)
+
+
+def cosine(n: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Float[np.ndarray, "n"]:
+    """``alpha_bar(t) = cos^2``, betas clipped. Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 17."""
+    checks.require(n >= 2, "n", n, "an integer >= 2")
+    checks.require_number("offset", offset, 0.0, 1.0, "a number in (0, 1)")
+    level = np.cos((np.arange(n + 1) / n + offset) / (1 + offset) * np.pi / 2) ** 2
+    return from_betas(np.minimum(1.0 - level[1:] / level[:-1], max_beta))
+
+
+def from_betas(betas: np.ndarray) -> Float[np.ndarray, "n"]:
+    """Cumulative products ``prod (1 - beta)`` of one's own betas in (0, 1)."""
+    betas = np.asarray(betas, np.float64)
+    inside = betas.ndim == 1 and bool(np.all((betas > 0) & (betas < 1)))
+    checks.require(inside, "betas", betas.shape, "a vector of values in (0, 1)")
+    return np.cumprod(1.0 - betas)
+
+
+def _check(n: int, beta_start: float, beta_end: float) -> None:
+    checks.require(n >= 2, "n", n, "an integer >= 2")
+    checks.require_number("beta_start", beta_start, 0.0, 1.0, "a number in (0, 1)")
+    checks.require_number("beta_end", beta_end, 0.0, 1.0, "a number in (0, 1)")

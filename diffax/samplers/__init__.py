@@ -1,0 +1,39 @@
+"""Samplers, the loop that drives them, and likelihoods."""
+
+from diffax.samplers.ancestral import ddpm, posterior
+from diffax.samplers.base import Sampler, StepContext, chain, fold_keys, memoryless
+from diffax.samplers.compilation import compile
+from diffax.samplers.ddim import ddim
+from diffax.samplers.heun import heun
+from diffax.samplers.inpainting import inpaint
+from diffax.samplers.langevin import annealed_langevin, annealed_step_size, langevin
+from diffax.samplers.likelihood import bits_per_dim, log_likelihood
+from diffax.samplers.loop import SampleOutput, sample
+from diffax.samplers.multistep import dpmpp_2m
+from diffax.samplers.ode import integrate, probability_flow
+from diffax.samplers.sde import euler_maruyama
+
+__all__ = [
+    "SampleOutput",
+    "Sampler",
+    "StepContext",
+    "annealed_langevin",
+    "annealed_step_size",
+    "bits_per_dim",
+    "chain",
+    "compile",
+    "ddim",
+    "ddpm",
+    "dpmpp_2m",
+    "euler_maruyama",
+    "fold_keys",
+    "heun",
+    "inpaint",
+    "integrate",
+    "langevin",
+    "log_likelihood",
+    "memoryless",
+    "posterior",
+    "probability_flow",
+    "sample",
+]

@@ -1,0 +1,43 @@
+"""Ancestral sampling: draw x_s from the forward process's posterior, as DDPM does."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from diffax import checks
+from diffax.processes import bridge, transition
+from diffax.samplers.base import Sampler, StepContext, memoryless
+
+
+def posterior() -> Sampler:
+    r"""``x_s ~ q(x_s | x_t, x0)`` with ``x0 = denoise(x_t)``, the exact bridge.
+
+    Exact where the denoiser *samples* ``x0`` from its posterior; with the posterior mean it is DDPM with
+    the smaller of its two variances.
+    """
+
+    def step(context: StepContext, x: Array) -> Array:
+        c_xt, c_x0, var = bridge(context.process, context.s, context.t)
+        mean = c_xt * x + c_x0 * context.estimate(x, context.t)
+        return mean + jnp.sqrt(var) * context.noise(x)
+
+    return memoryless(step)
+
+
+def ddpm(variance: str = "small") -> Sampler:
+    r"""DDPM's ancestral sampler for any process and any grid. Ho et al. 2020 (arXiv:2006.11239), algorithm 2.
+
+    ``variance="small"`` is the posterior's ``v sigma_s^2 / sigma_t^2``; ``"large"`` is the forward step's
+    own v (beta_t on the full table). No noise is added in a step to zero.
+    """
+    checks.require_one_of("variance", variance, ("small", "large"))
+    if variance == "small":
+        return posterior()
+
+    def step(context: StepContext, x: Array) -> Array:
+        process, t, s = context.process, context.t, context.s
+        c_xt, c_x0, _ = bridge(process, s, t)
+        forward = jnp.where(process.sigma(s) > 0.0, transition(process, s, t)[1], 0.0)
+        mean = c_xt * x + c_x0 * context.estimate(x, t)
+        return mean + jnp.sqrt(forward) * context.noise(x)
+
+    return memoryless(step)

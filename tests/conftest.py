@@ -1,0 +1,28 @@
+"""Settings that must stand before JAX starts: 8 virtual CPU devices, a compilation cache, checked types."""
+
+import os
+import tempfile
+from pathlib import Path
+
+flags = os.environ.get("XLA_FLAGS", "")
+if "xla_force_host_platform_device_count" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("diffax", "beartype.beartype")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+_CACHE = os.environ.get("DIFFAX_TEST_CACHE", str(Path(tempfile.gettempdir()) / "diffax-jax-cache"))
+jax.config.update("jax_compilation_cache_dir", _CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture
+def float64():
+    """Double precision, for tests that measure an order of convergence."""
+    with jax.enable_x64(True):
+        yield
