@@ -1,0 +1,201 @@
+"""A small classifier, trained in seconds on the data itself: features and class probabilities for metrics.
+
+It plays the part of Inception where images are small or not photographs. Its features differ from one
+seed to the next, so figures are comparable only under one digest: save the classifier and load it again.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, Int, Key
+
+from diffax.checks import require
+from diffax.data import Source, epoch, pipeline
+from diffax.evaluation.features import FeatureExtractor, digest_of
+from diffax.evaluation.result import write_atomically
+from diffax.types import Params
+
+_FEATURES = 64
+_EXPOSURE = 0.5  # weight of the outliers in the loss, as in Hendrycks et al. 2019
+
+
+class SmallCnn(nn.Module):
+    """Convolutions with pooling down to at most 4x4, then 64 features, then logits."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b k"], Float[Array, "b d"]]:
+        """Returns (logits, features)."""
+        x = nn.relu(nn.Conv(32, (3, 3), name="conv0")(x))
+        width, block = 64, 1
+        while True:
+            x = nn.relu(nn.Conv(width, (3, 3), name=f"conv{block}")(x))
+            if min(x.shape[1:3]) <= 4:
+                break
+            x = nn.max_pool(x, (2, 2), (2, 2))
+            width, block = min(2 * width, 128), block + 1
+        features = nn.relu(nn.Dense(_FEATURES, name="features")(x.reshape(len(x), -1)))
+        return nn.Dense(self.num_classes, name="logits")(features), features
+
+
+class Classifier(NamedTuple):
+    """A trained classifier: ``logits`` maps images (b, h, w, c) in [-1, 1] to (b, k).
+
+    ``accuracy`` is the share of ``source_test`` that it gets right; ``image_shape`` what it was trained on.
+    """
+
+    params: Params
+    logits: Callable[[Array], Array]
+    extractor: FeatureExtractor
+    accuracy: float
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    def probabilities(self, images: Float[np.ndarray | Array, "n h w c"]) -> Float[np.ndarray, "n k"]:
+        """Class probabilities, for ``classifier_modes``."""
+        return np.asarray(jax.nn.softmax(self.logits(jnp.asarray(images, jnp.float32))))
+
+
+def train_classifier(
+    source_train: Source,
+    source_test: Source,
+    *,
+    seed: int = 0,
+    steps: int = 600,
+    batch_size: int = 64,
+    learning_rate: float = 3e-3,
+) -> Classifier:
+    """Train ``SmallCnn`` with Adam on randomly shifted images, and measure it on ``source_test``.
+
+    Adam with a cosine-decayed learning rate; images are shifted by up to an eighth of their size. The same
+    seed gives the same classifier on one machine. Raises ``ValueError`` for sources without labels or of
+    other image shapes.
+    """
+    shape, classes = _check_sources(source_train, source_test)
+    model = SmallCnn(classes)
+    params = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, *shape)))
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+    step = jax.jit(partial(_train_step, model, optimizer))
+    predict = jax.jit(lambda params, x: jnp.argmax(model.apply(params, x)[0], axis=-1))
+    state = (params, optimizer.init(params))
+    batches = pipeline(source_train, min(batch_size, len(source_train)), seed)
+    for i in range(steps):
+        batch = next(batches)
+        key = jax.random.fold_in(jax.random.key(seed + 1), i)
+        state = step(state, key, batch["image"], batch["label"])
+    correct = [np.asarray(predict(state[0], b["image"])) == b["label"] for b in epoch(source_test, 256)]
+    return _bundle(state[0], float(np.concatenate(correct).mean()), shape, classes)
+
+
+def save_classifier(path: str | Path, classifier: Classifier) -> str:
+    """Write weights and facts to a ``.npz`` file, atomically; returns the digest that figures will carry."""
+    weights = _flatten(classifier.params)
+    facts = {
+        "accuracy": np.float64(classifier.accuracy),
+        "image_shape": np.asarray(classifier.image_shape, np.int64),
+        "num_classes": np.int64(classifier.num_classes),
+        "digest": np.asarray(classifier.extractor.digest),
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **{f"weights/{k}": v for k, v in weights.items()}, **facts)
+    write_atomically(Path(path), buffer.getvalue())
+    return classifier.extractor.digest
+
+
+def load_classifier(path: str | Path) -> Classifier:
+    """Read what ``save_classifier`` wrote; features are those of the saved classifier, bit for bit.
+
+    Raises ``ValueError`` naming the file if it is missing, no classifier, or its weights do not have the
+    digest that was written with them.
+    """
+    require(Path(path).is_file(), "path", str(path), "an existing classifier .npz file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+        shape, classes = tuple(arrays["image_shape"].tolist()), int(arrays["num_classes"])
+        accuracy, digest = float(arrays["accuracy"]), str(arrays["digest"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: got {error!s}, allowed: a file that save_classifier wrote") from error
+    require(
+        digest_of(weights) == digest, f"{path}: digest", digest_of(weights), f"{digest}, as written with it"
+    )
+    params = unflatten_dict({k: jnp.asarray(v) for k, v in weights.items()}, sep="/")
+    return _bundle(params, accuracy, shape, classes)
+
+
+def _train_step(
+    model: SmallCnn,
+    optimizer: optax.GradientTransformation,
+    state: tuple[Params, optax.OptState],
+    key: Key[Array, ""],
+    image: Float[Array, "b h w c"],
+    label: Int[Array, "b"],
+) -> tuple[Params, optax.OptState]:
+    def loss(params: Params) -> Float[Array, ""]:
+        both = jnp.concatenate([_shift(shift_key, image), _outliers(outlier_key, image)])
+        real, outside = jnp.split(jax.nn.log_softmax(model.apply(params, both)[0]), [len(image)])
+        return -jnp.take_along_axis(real, label[:, None], 1).mean() - _EXPOSURE * outside.mean()
+
+    shift_key, outlier_key = jax.random.split(key)
+
+    params, opt_state = state
+    updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+def _shift(key: Key[Array, ""], image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Move each image by up to an eighth of its size; edges are repeated into the gap."""
+    b, h, w, c = image.shape
+    reach = (max(h // 8, 1), max(w // 8, 1))
+    padded = jnp.pad(image, ((0, 0), (reach[0],) * 2, (reach[1],) * 2, (0, 0)), mode="edge")
+    corner = jax.random.randint(key, (b, 2), 0, 2 * jnp.asarray(reach) + 1)
+    return jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (at[0], at[1], 0), (h, w, c)))(padded, corner)
+
+
+def _outliers(key: Key[Array, ""], image: Float[Array, "b h w c"]) -> Float[Array, "m h w c"]:
+    """Images that are no data, of three kinds: noise, shuffled pixels, a Gaussian with the data's covariance."""
+    noise_key, shuffle_key, mix_key = jax.random.split(key, 3)
+    third = max(len(image) // 3, 1)
+    some = image[:third]
+    noise = jax.random.uniform(noise_key, some.shape, minval=-1, maxval=1)
+    flat = some.reshape(third, -1, some.shape[-1])
+    shuffled = jax.random.permutation(shuffle_key, flat, axis=1, independent=True).reshape(some.shape)
+    # random combinations of centred images are Gaussian with exactly the batch's covariance
+    weights = jax.random.normal(mix_key, (third, len(image))) / len(image) ** 0.5
+    mean = image.mean(0)
+    gaussian = jnp.clip(mean + jnp.tensordot(weights, image - mean, 1), min=-1, max=1)
+    return jnp.concatenate([noise, shuffled, gaussian])
+
+
+def _bundle(params: Params, accuracy: float, shape: tuple[int, ...], num_classes: int) -> Classifier:
+    model = SmallCnn(num_classes)
+    features = jax.jit(lambda x: model.apply(params, x)[1])
+    extractor = FeatureExtractor("small-cnn", features, _FEATURES, digest_of(_flatten(params)))
+    logits = jax.jit(lambda x: model.apply(params, x)[0])
+    return Classifier(params, logits, extractor, accuracy, (shape[0], shape[1], shape[2]), num_classes)
+
+
+def _flatten(params: Params) -> dict[str, np.ndarray]:
+    return {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep="/").items()}
+
+
+def _check_sources(train: Source, test: Source) -> tuple[tuple[int, ...], int]:
+    for field, source in (("source_train", train), ("source_test", test)):
+        require(source.spec.num_classes is not None, field, "no labels", "a source with labels")
+    shape, other = train.spec.shapes["image"], test.spec.shapes["image"]
+    require(len(shape) == 3, "source_train: image shape", shape, "(h, w, c)")
+    require(shape == other, "source_test: image shape", other, f"{shape}, as source_train")
+    assert train.spec.num_classes is not None and test.spec.num_classes is not None
+    return tuple(shape), max(train.spec.num_classes, test.spec.num_classes)
