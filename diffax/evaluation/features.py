@@ -21,7 +21,7 @@ Images = Float[np.ndarray | Array, "n h w c"]
 
 
 class FeatureExtractor(NamedTuple):
-    """``fn`` maps images ``Float[Array, "b h w c"]`` in [-1, 1] to features ``Float[Array, "b d"]``, d = dim."""
+    """``fn`` maps images (b, h, w, c) in [-1, 1] to features (b, dim); ``digest`` is of its weights."""
 
     name: str
     fn: Callable[[Array], Array]

@@ -59,8 +59,8 @@ def ssim(
     require(smallest >= window, "image: spatial shape", x.shape[1:-1], f"at least the window, {window}")
     axes = tuple(range(1, x.ndim))
     offset = jnp.mean(y, axis=axes, keepdims=True)  # variances lose no digits to a far-off mean
-    scaled = ((v - offset) / data_range for v in (x, y))
-    (mx, my), (sx, sy, sxy) = _moments(*scaled, window, sigma, padding)
+    x, y = (x - offset) / data_range, (y - offset) / data_range
+    (mx, my), (sx, sy, sxy) = _moments(x, y, window, sigma, padding)
     mx, my = mx + offset / data_range, my + offset / data_range
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mx * my + c1) / (mx**2 + my**2 + c1)

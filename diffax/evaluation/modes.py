@@ -38,13 +38,14 @@ def classifier_modes(
     probabilities: _Probabilities,
     reference: Float[np.ndarray | Array, "k"] | Integer[np.ndarray | Array, "k"],
     *,
-    gate: float = 0.9,
+    gate: float = 0.5,
     min_count: int = 1,
 ) -> ModeCoverage:
     """Coverage of classes: a sample counts for its most probable class if that probability is >= gate.
 
     ``probabilities`` are a classifier's (n, k), rows that sum to 1; ``reference`` the real data's
-    histogram of classes, counts or shares. Raises ``ValueError`` for rows that are no distributions, a
+    histogram of classes, counts or shares. The gate means something only if the classifier doubts what is
+    no data, as the one of ``train_classifier`` does; see what share of held-out images passes. Raises ``ValueError`` for rows that are no distributions, a
     gate outside (0, 1], or an empty reference.
     """
     p = np.asarray(probabilities, np.float64)

@@ -1,0 +1,91 @@
+"""One pure training step of one network: gradients, update, averages, a guard against non-finite losses."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from diffax import checks
+from diffax.training import ema
+from diffax.training.ema import EmaSchedule
+from diffax.training.state import NetState, TrainState
+from diffax.types import Params
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
+LossFn = Callable[[Params, Batch, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def init_net(
+    params: Params, optimizer: optax.GradientTransformation, averages: Mapping[str, EmaSchedule]
+) -> NetState:
+    """A network's state at step 0; every average starts at the parameters (as its own copy)."""
+    copies = {name: jax.tree.map(jnp.copy, params) for name in averages}
+    return NetState(params=params, opt_state=optimizer.init(params), ema=copies)
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    averages: Mapping[str, EmaSchedule],
+    *,
+    net: str = "model",
+    accumulate: int = 1,
+) -> TrainStep:
+    """A pure ``(state, batch) -> (state, metrics)`` for the named network. Jit it with the state donated.
+
+    ``loss_fn(params, batch, key)`` returns the loss and metrics. With ``accumulate = k`` the batch is cut
+    into k parts taken one after another, and their gradients averaged.
+
+    A step whose loss or gradient is not finite changes no network; ``metrics["finite"]`` is then 0, and the
+    loop stops there. The step itself always advances.
+    """
+    checks.require(accumulate >= 1, "accumulate", accumulate, "an integer >= 1")
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        old = state.nets[net]
+        grads, metrics = _gradients(loss_fn, old.params, batch, state.step_key(), accumulate)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        updates, opt_state = optimizer.update(grads, old.opt_state, old.params)
+        params = optax.apply_updates(old.params, updates)
+        new = old.replace(
+            params=params, opt_state=opt_state, ema=ema.update(old.ema, params, averages, state.step)
+        )
+        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        metrics = {**metrics, "grad_norm": norm, "finite": finite.astype(jnp.float32)}
+        return state.replace(step=state.step + 1, nets={**state.nets, net: kept}), metrics
+
+    return train_step
+
+
+def _gradients(
+    loss_fn: LossFn, params: Params, batch: Batch, key: Key[Array, ""], parts: int
+) -> tuple[Params, Metrics]:
+    """The gradient and metrics, averaged over ``parts`` equal pieces of the batch."""
+
+    def one(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Params, Metrics]:
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
+        return grads, {"loss": loss, **metrics}
+
+    if parts == 1:
+        return one(params, batch, key)
+    pieces = jax.tree.map(lambda leaf: _pieces(leaf, parts), batch)
+
+    def add(total: Any, piece: tuple[Array, Batch]) -> tuple[Any, None]:
+        index, part = piece
+        return jax.tree.map(jnp.add, total, one(params, part, jax.random.fold_in(key, index))), None
+
+    shapes = jax.eval_shape(one, params, jax.tree.map(lambda leaf: leaf[0], pieces), key)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zero, (jnp.arange(parts), pieces))
+    return jax.tree.map(lambda leaf: leaf / parts, total)
+
+
+def _pieces(leaf: Array, parts: int) -> Array:
+    checks.require(leaf.shape[0] % parts == 0, "batch", leaf.shape[0], f"a multiple of accumulate={parts}")
+    return leaf.reshape(parts, -1, *leaf.shape[1:])

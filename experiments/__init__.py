@@ -1,0 +1,1 @@
+"""Experiments: published methods composed from diffax, and the program that launches them."""

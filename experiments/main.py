@@ -1,0 +1,75 @@
+"""The launcher of every experiment.
+
+    python -m experiments.main --config=configs/medical_survey/ddpm_digits.py:demo --workdir=DIR \
+        --mode=train|eval|sample
+
+The same command again resumes. Single values are changed by ``--config.train.num_steps=500`` and the like.
+Bad input ends with one line and exit status 2, and changes nothing.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file, as path.py:variant")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, pictures, results")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "sample"], "what to do")
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    os.environ.get("JAX_COMPILATION_CACHE_DIR", ""),
+    "folder for compiled programs, shared by runs; empty for none",
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run one mode of one experiment."""
+    from experiments import workdir  # after the flags: a typing error should not wait for JAX
+
+    if argv[1:]:
+        raise ValueError(f"arguments: got {list(argv[1:])}, allowed: flags only")
+    for name, value in (("--config", _CONFIG.value), ("--workdir", _WORKDIR.value)):
+        if value is None:
+            raise ValueError(f"{name}: got None, allowed: a path")
+    workdir.set_compilation_cache(_CACHE.value)
+    {"train": workdir.train, "eval": workdir.evaluate, "sample": workdir.draw}[_MODE.value](
+        _CONFIG.value, _WORKDIR.value
+    )
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, and turn errors from bad input into one line and exit status 2."""
+    arguments = list(sys.argv if argv is None else argv)
+    try:
+        rest = flags.FLAGS(arguments)
+        main(rest)
+    except (
+        flags.Error,
+        app.UsageError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        FileNotFoundError,
+    ) as error:
+        if os.environ.get("DIFFAX_TRACEBACK"):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__module__.split(".")[0] != "diffax" or os.environ.get("DIFFAX_TRACEBACK"):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2 if type(error).__name__ == "CheckpointError" else 1
+    return 0
+
+
+def _one_line(error: BaseException) -> str:
+    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(str(text).split())
+
+
+if __name__ == "__main__":
+    sys.exit(run())

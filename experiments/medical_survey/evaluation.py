@@ -1,0 +1,179 @@
+"""Figures for ``result.json``: each solver's distance to the held-out images, with the floor beside it."""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from diffax import bits_per_dim, data
+from diffax.evaluation import (
+    Classifier,
+    Figure,
+    copy_check,
+    extract,
+    frechet_distance,
+    kernel_distance,
+    load_classifier,
+    prdc,
+    save_classifier,
+    train_classifier,
+)
+from diffax.types import Params
+from experiments import build
+from experiments.medical_survey import method
+
+_HELD_OUT = "test"
+
+
+class Reference(NamedTuple):
+    """What generated images are compared with."""
+
+    classifier: Classifier
+    train: data.Batch
+    held_out: data.Batch
+    held_out_features: np.ndarray
+
+
+def evaluate(
+    config: ConfigDict, model: nn.Module, params: Params, solvers: Mapping[str, method.Solver], workdir: Path
+) -> dict[str, Any]:
+    """Figures of every solver, of the real-to-held-out floor, and bits per dimension where asked for."""
+    reference = make_reference(config, workdir)
+    figures = floor_figures(config, reference)
+    rows = []
+    for name, solver in solvers.items():
+        row, found = evaluate_solver(config, model, params, name, solver, reference)
+        rows.append(row)
+        figures += found
+    if config.eval.likelihood_n:
+        figures.append(likelihood_figure(config, model, params, reference))
+    return {"figures": figures, "rows": rows}
+
+
+def make_reference(config: ConfigDict, workdir: Path) -> Reference:
+    """Real images of both splits, and the feature classifier: trained once, then kept in the workdir."""
+    train, held_out = (build.open_source(config.data, split) for split in ("train", _HELD_OUT))
+    path = workdir / "classifier.npz"
+    if path.exists():
+        classifier = load_classifier(path)
+    else:
+        classifier = train_classifier(train, held_out, seed=config.seed, steps=config.eval.classifier_steps)
+        save_classifier(path, classifier)
+    real = data.stack_items(held_out)
+    features = extract(classifier.extractor, real["image"])
+    return Reference(classifier, data.stack_items(train), real, features)
+
+
+def floor_figures(config: ConfigDict, reference: Reference) -> list[Figure]:
+    """The same distances for as many real training images: no model is expected to do better."""
+    order = np.random.default_rng(config.seed).permutation(len(reference.train["image"]))
+    floors = []
+    for repeat in range(4):
+        take = order[repeat * config.eval.n :][: config.eval.n]
+        if len(take) == config.eval.n:
+            features = extract(reference.classifier.extractor, reference.train["image"][take])
+            floors.append(frechet_distance(reference.held_out_features, features))
+    value = float(np.mean(floors)) if floors else math.nan
+    accuracy = _figure(config, reference, "classifier_held_out_accuracy", reference.classifier.accuracy)
+    return [_figure(config, reference, "floor/frechet", value), accuracy]
+
+
+def evaluate_solver(
+    config: ConfigDict,
+    model: nn.Module,
+    params: Params,
+    name: str,
+    solver: method.Solver,
+    reference: Reference,
+) -> tuple[dict[str, Any], list[Figure]]:
+    """One row of the table, and its entries as figures with everything they depend on."""
+    shape = reference.held_out["image"].shape[1:]
+    labels = _labels_like(reference.held_out, config.eval.n)
+    generate = method.make_generate(config, model, shape, solver)
+    key = jax.random.key(config.seed + 2)
+    batch = config.eval.batch_size
+    method.in_batches(generate, params, key, labels[:batch], batch)  # compile outside the clock
+    start = time.perf_counter()
+    images, nfe = method.in_batches(generate, params, key, labels, batch)
+    seconds = time.perf_counter() - start
+    values = {"nfe": nfe, "seconds": seconds, **measure(np.clip(images, -1, 1), labels, reference)}
+    row = {"name": name, "framework": solver.framework, "solver": solver.label, **values}
+    return row, [_figure(config, reference, f"{name}/{k}", v) for k, v in values.items()]
+
+
+def measure(images: np.ndarray, labels: np.ndarray, reference: Reference) -> dict[str, float]:
+    """Distances, fidelity and diversity, class accuracy, and the check for copies."""
+    features = extract(reference.classifier.extractor, images)
+    quality = prdc(reference.held_out_features, features)
+    copies = copy_check(images, reference.train["image"], reference.held_out["image"])
+    size = min(len(features), len(reference.held_out_features)) // 2
+    kernel = kernel_distance(reference.held_out_features, features, subset_size=size)
+    return {
+        "frechet": frechet_distance(reference.held_out_features, features),
+        "kid": kernel.value,
+        "precision": quality.precision,
+        "recall": quality.recall,
+        "density": quality.density,
+        "coverage": quality.coverage,
+        "class_accuracy": class_accuracy(images, labels, reference.classifier),
+        "copy_median_ratio": copies.median_ratio,
+        "copy_closer_share": copies.closer_share,
+        "copy_duplicates": copies.duplicates,
+    }
+
+
+def class_accuracy(images: np.ndarray, labels: np.ndarray, classifier: Classifier) -> float:
+    """How often the classifier reads the class that was asked for; NaN where none was."""
+    asked = labels >= 0
+    if not asked.any():
+        return math.nan
+    predicted = np.asarray(classifier.logits(jnp.asarray(images))).argmax(axis=1)
+    return float(np.mean(predicted[asked] == labels[asked]))
+
+
+def likelihood_figure(config: ConfigDict, model: nn.Module, params: Params, reference: Reference) -> Figure:
+    """Bits per dimension of held-out images along the probability flow of the training process."""
+    n = min(config.eval.likelihood_n, len(reference.held_out["image"]))
+    images = jnp.asarray(reference.held_out["image"][:n])
+    process = build.make_process(config.process)
+    cond = None
+    if "label" in reference.held_out and config.data.classes:
+        cond = method.condition(jnp.asarray(reference.held_out["label"][:n]))
+
+    @jax.jit
+    def bits(params: Params, images: jax.Array) -> jax.Array:
+        denoise = method.make_denoiser(config, build.make_apply(model), params, process)
+        key = jax.random.key(config.seed + 3)
+        return bits_per_dim(
+            key, denoise, process, images, levels=config.data.levels, cond=cond, rtol=1e-3, atol=1e-3
+        )
+
+    value = float(np.mean(np.asarray(bits(params, images))))
+    return Figure("bits_per_dim", value, n_real=n, split=_HELD_OUT, seed=config.seed)
+
+
+def _labels_like(held_out: data.Batch, n: int) -> np.ndarray:
+    """Classes in the held-out split's own proportions."""
+    if "label" not in held_out:
+        return np.full(n, method.UNCONDITIONAL)
+    labels = held_out["label"]
+    return np.resize(labels, n)
+
+
+def _figure(config: ConfigDict, reference: Reference, name: str, value: float) -> Figure:
+    return Figure(
+        name,
+        float(value),
+        n_real=len(reference.held_out["image"]),
+        n_fake=config.eval.n,
+        split=_HELD_OUT,
+        extractor=reference.classifier.extractor.label,
+        seed=config.seed,
+    )

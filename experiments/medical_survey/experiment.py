@@ -1,0 +1,88 @@
+"""Composition: a configuration becomes a state, a training step, an evaluation and pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Key
+from ml_collections import ConfigDict
+
+from diffax import data
+from diffax.io import save_png, tile, write_atomically
+from diffax.training import TrainState, ema, init_net, make_optimizer, make_train_step
+from diffax.types import Params
+from experiments import build
+from experiments.base import Experiment
+from experiments.medical_survey import evaluation, method
+
+
+def make_experiment(config: ConfigDict) -> Experiment:
+    """Check the configuration by building everything it names, then hand out the parts."""
+    source = build.open_source(config.data, "train")
+    shape = tuple(source.spec.shapes["image"])
+    model = build.make_model(config.model, config.data.classes)
+    process = build.make_process(config.process)
+    solvers = {name: method.make_solver(value) for name, value in config.solvers.items()}
+    optimizer = make_optimizer(build.make_optimizer_config(config.train.optimizer), config.train.num_steps)
+    averages = {name: ema.parse(name) for name in config.train.ema}
+
+    def init(key: Key[Array, ""]) -> TrainState:
+        init_key, run_key = jax.random.split(key)
+        params = init_params(model, init_key, shape)
+        return TrainState.create(run_key, {"model": init_net(params, optimizer, averages)})
+
+    def evaluate(state: TrainState, workdir: Path) -> Mapping[str, Any]:
+        return evaluation.evaluate(config, model, averaged(state, config.sample.ema), solvers, workdir)
+
+    def draw(state: TrainState, workdir: Path) -> None:
+        params = averaged(state, config.sample.ema)
+        for name, solver in solvers.items():
+            generate = method.make_generate(config, model, shape, solver)
+            draw_samples(config, generate, params, workdir, name)
+
+    return Experiment(
+        init=init,
+        train_step=make_train_step(
+            method.make_loss(config, model, process), optimizer, averages, accumulate=config.train.accumulate
+        ),
+        data=lambda: make_pipeline(config, source),
+        evaluate=evaluate,
+        draw=draw,
+    )
+
+
+def make_pipeline(config: ConfigDict, source: data.Source) -> data.Pipeline:
+    """Shuffled batches, the same for the same seed."""
+    flip = data.horizontal_flip() if config.data.flip else None
+    return data.pipeline(source, config.train.batch_size, config.seed, augment=flip)
+
+
+def init_params(model: nn.Module, key: Key[Array, ""], shape: tuple[int, ...]) -> Params:
+    """Parameters for images of one shape."""
+    cond = method.condition(jnp.zeros(1, jnp.int32))
+    return jax.jit(model.init)(key, jnp.zeros((1, *shape)), jnp.zeros(1), cond)["params"]
+
+
+def averaged(state: TrainState, name: str) -> Params:
+    """The parameters to sample with: a moving average by name, or ("") the raw ones."""
+    net = state.nets["model"]
+    return net.ema[name] if name else net.params
+
+
+def draw_samples(config: ConfigDict, generate: Any, params: Params, workdir: Path, name: str) -> None:
+    """A sheet of samples, ten to a row by class, and the same numbers as ``.npz``."""
+    n, classes = config.sample.n, config.data.classes
+    labels = np.arange(n) % classes if classes else np.full(n, method.UNCONDITIONAL)
+    key = jax.random.key(config.seed + 1)
+    images, _ = method.in_batches(generate, params, key, labels, config.sample.batch_size)
+    zoom = max(1, 48 // images.shape[1])
+    save_png(workdir / f"samples-{name}.png", tile(np.clip(images, -1, 1), columns=10, zoom=zoom))
+
+    def write(path: Path) -> None:
+        np.savez_compressed(path, image=images, label=labels)
+
+    write_atomically(workdir / f"samples-{name}.npz", write)

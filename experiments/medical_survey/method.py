@@ -1,0 +1,119 @@
+"""The three frameworks of the survey in the core's terms: what is predicted, how it is trained and sampled.
+
+All three learn one function, ``E[x0 | x_t]``. They differ in the process, the weighting of the loss, and the
+solver; each solver below names its framework, process, sampler, grid and number of steps.
+Kazerouni et al. 2023 (arXiv:2211.07804), section 2.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
+
+from diffax import bind, sample
+from diffax.losses import denoising_loss, drop_labels
+from diffax.processes import GaussianProcess
+from diffax.samplers import SampleOutput, Sampler
+from diffax.training.step import Batch, LossFn
+from diffax.types import ApplyFn, Cond, DenoiseFn, Params
+from experiments import build
+
+UNCONDITIONAL = -1  # a label that asks for no class
+
+
+class Solver(NamedTuple):
+    """One way of sampling a trained network."""
+
+    framework: str
+    process: GaussianProcess
+    sampler: Sampler
+    grid: Float[Array, "points"]
+    label: str
+
+
+def make_solver(config: Mapping[str, Any]) -> Solver:
+    """From ``{"framework", "process", "sampler", "grid", "steps"}``."""
+    process = build.make_process(config["process"])
+    grid = build.make_grid(config["grid"], process, config["steps"])
+    sampler = build.make_sampler(config["sampler"], process, config["steps"])
+    label = f"{config['process']['name']} · {config['sampler']} · {config['steps']} steps"
+    return Solver(config["framework"], process, sampler, grid, label)
+
+
+def make_denoiser(
+    config: ConfigDict, apply_fn: ApplyFn, params: Params, process: GaussianProcess
+) -> DenoiseFn:
+    """The network under a process, as the configuration says what it predicts."""
+    return bind(
+        apply_fn,
+        params,
+        process=process,
+        output=config.output,
+        sigma_data=config.sigma_data or None,
+        time_input=config.time_input,
+    )
+
+
+def make_loss(config: ConfigDict, model: nn.Module, process: GaussianProcess) -> LossFn:
+    """The framework's denoising loss on ``{"image", "label"}``, with labels dropped now and then."""
+    times = build.make_times(config.loss.times)
+    weighting = build.make_weighting(config.loss.weighting)
+
+    def loss_fn(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
+        drop_key, dropout_key, noise_key = jax.random.split(key, 3)
+        cond = {"label": batch["label"]} if "label" in batch else None
+        if cond is not None:
+            cond = drop_labels(drop_key, cond, config.loss.drop_labels)
+        denoise = make_denoiser(config, build.make_apply(model, dropout_key), params, process)
+        result = denoising_loss(
+            noise_key, denoise, process, batch["image"], cond=cond, times=times, weighting=weighting
+        )
+        return result.loss, {"x0_error": jnp.mean(result.x0_error)}
+
+    return loss_fn
+
+
+def condition(labels: Int[Array, "b"]) -> Cond:
+    """Labels for the network; :data:`UNCONDITIONAL` ones are ignored by it."""
+    return {"label": jnp.maximum(labels, 0), "unconditional": labels < 0}
+
+
+def make_generate(config: ConfigDict, model: nn.Module, shape: tuple[int, ...], solver: Solver) -> Any:
+    """A jitted ``(params, keys, labels) -> SampleOutput`` under the configuration's guidance."""
+    guide = build.make_guidance(config.sample.guidance, config.sample.threshold)
+
+    @partial(jax.jit, static_argnames="return_path")
+    def generate(params: Params, keys: Array, labels: Array, return_path: bool = False) -> SampleOutput:
+        denoise = guide(make_denoiser(config, build.make_apply(model), params, solver.process))
+        return sample(
+            keys,
+            denoise,
+            solver.process,
+            solver.sampler,
+            solver.grid,
+            shape=shape,
+            cond=condition(labels),
+            return_path=return_path,
+        )
+
+    return generate
+
+
+def in_batches(
+    generate: Any, params: Params, key: Key[Array, ""], labels: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, int]:
+    """Images for all labels in batches of one size (one compilation), and the calls of the network."""
+    keys = jax.random.split(key, len(labels))
+    images, nfe = [], 0
+    for start in range(0, len(labels), batch_size):
+        take = np.arange(start, start + batch_size) % len(labels)  # the last batch is filled up, then cut
+        out = generate(params, keys[take], jnp.asarray(labels[take]))
+        images.append(np.asarray(out.x))
+        nfe = int(out.nfe)
+    return np.concatenate(images)[: len(labels)], nfe

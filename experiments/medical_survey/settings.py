@@ -1,0 +1,126 @@
+"""The configurations' common ground: one function that fills in every field, and the solvers by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffax import checks
+
+TABLE = {"name": "FromTable", "table": "linear", "n": 1000}
+VE = {"name": "VE", "sigma_min": 0.02, "sigma_max": 20.0}
+VP = {"name": "VP", "beta_min": 0.1, "beta_max": 20.0}
+SUB_VP = {"name": "SubVP", "beta_min": 0.1, "beta_max": 20.0}
+EDM = {"name": "EDM", "t_min": 0.002, "t_max": 80.0}
+
+UNET_8 = {
+    "name": "UNet",
+    "channels": 64,
+    "channel_multipliers": (1, 2),
+    "blocks_per_level": 1,
+    "attention_levels": (False, False),
+    "middle_attention": True,
+    "heads": 4,
+    "dropout": 0.1,
+    "resample": "pool",
+    "scale_shift": True,
+    "time_embedding": "fourier",
+    "time_scale": 1.0,
+    "dtype": "float32",
+}
+
+
+def solver(framework: str, process: Mapping[str, Any], sampler: str, grid: str, steps: int) -> dict[str, Any]:
+    """One entry of ``config.solvers``."""
+    return {
+        "framework": framework,
+        "process": dict(process),
+        "sampler": sampler,
+        "grid": grid,
+        "steps": steps,
+    }
+
+
+def base() -> ConfigDict:
+    """Every field with its default: EDM's training on the embedded digits."""
+    return ConfigDict(
+        {
+            "experiment": "medical_survey",
+            "framework": "sde",
+            "seed": 0,
+            "devices": 1,
+            "process": dict(EDM),
+            "model": dict(UNET_8),
+            "output": "F",
+            "sigma_data": 0.5,
+            "time_input": "c_noise",
+            "data": {"source": "digits", "data_dir": "", "flip": False, "classes": 10, "levels": 17},
+            "loss": {
+                "times": {"name": "log_normal", "mean": -1.2, "std": 1.2},
+                "weighting": {"name": "edm", "sigma_data": 0.5},
+                "drop_labels": 0.1,
+            },
+            "train": {
+                "num_steps": 2000,
+                "batch_size": 64,
+                "accumulate": 1,
+                "ema": ("warmup:0.999",),
+                "log_every": 50,
+                "checkpoint_every": 500,
+                "keep": 2,
+                "optimizer": {
+                    "learning_rate": 1e-3,
+                    "warmup_steps": 100,
+                    "schedule": "cosine",
+                    "weight_decay": 0.0,
+                    "clip_norm": 1.0,
+                },
+            },
+            "sample": {
+                "n": 100,
+                "batch_size": 120,
+                "guidance": 1.0,
+                "threshold": "none",
+                "ema": "warmup:0.999",
+            },
+            "eval": {"n": 360, "batch_size": 120, "likelihood_n": 0, "classifier_steps": 800},
+            "solvers": {},
+        }
+    )
+
+
+def variant_of(
+    name: str | None, variants: Mapping[str, Mapping[str, Any]], default: str = "demo"
+) -> ConfigDict:
+    """The base with a variant's changes: a mapping from dotted names to values.
+
+    Raises ``ValueError`` for a variant that does not exist.
+    """
+    name = name or default
+    checks.require_one_of("variant", name, variants)
+    config = base()
+    for dotted, value in variants[name].items():
+        if dotted in ("process", "model", "solvers"):
+            config[dotted] = ConfigDict(value)
+        else:
+            config.update_from_flattened_dict({dotted: value})
+    return config
+
+
+def smoke(settings: Mapping[str, Any], solvers: Mapping[str, Any]) -> dict[str, Any]:
+    """A run of seconds with every part in it: a tiny network, few steps and samples."""
+    tiny = {**UNET_8, "channels": 16, "heads": 2}
+    return {
+        **settings,
+        "model": tiny,
+        "solvers": solvers,
+        "train.num_steps": 20,
+        "train.log_every": 5,
+        "train.checkpoint_every": 10,
+        "train.optimizer.warmup_steps": 5,
+        "sample.n": 10,
+        "sample.batch_size": 20,
+        "eval.n": 80,
+        "eval.batch_size": 20,
+        "eval.classifier_steps": 200,
+    }

@@ -1,0 +1,17 @@
+"""The experiments by name, imported when asked for."""
+
+import importlib
+
+from ml_collections import ConfigDict
+
+from diffax import checks
+from experiments.base import Experiment
+
+EXPERIMENTS = {"medical_survey": "experiments.medical_survey.experiment"}
+
+
+def make_experiment(config: ConfigDict) -> Experiment:
+    """Build the experiment that ``config.experiment`` names."""
+    checks.require_one_of("config.experiment", config.experiment, EXPERIMENTS)
+    module = importlib.import_module(EXPERIMENTS[config.experiment])
+    return module.make_experiment(config)
