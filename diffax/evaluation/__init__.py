@@ -1,0 +1,60 @@
+"""Evaluation: how good samples are, how many of the data's modes they reach, and whether they are copies.
+
+Typical use: extract features of real and generated images with one extractor, compare them by
+``frechet_distance`` beside its ``frechet_floor``, and write ``Figure``s that say what they were measured on.
+"""
+
+from diffax.evaluation.classifier import Classifier, load_classifier, save_classifier, train_classifier
+from diffax.evaluation.features import FeatureExtractor, extract, map_batches, random_features
+from diffax.evaluation.frechet import (
+    GaussianStats,
+    frechet_between,
+    frechet_distance,
+    frechet_floor,
+    gaussian_stats,
+    merge_stats,
+    stream_stats,
+)
+from diffax.evaluation.image import nmse, psnr, ssim
+from diffax.evaluation.inception import inception_features
+from diffax.evaluation.kid import KernelDistance, kernel_distance
+from diffax.evaluation.modes import ModeCoverage, classifier_modes, mixture_modes
+from diffax.evaluation.nearest import CopyCheck, copy_check
+from diffax.evaluation.prdc import Prdc, prdc
+from diffax.evaluation.result import Figure, Result, merge, read_result, write_result
+
+__all__ = [
+    "Classifier",
+    "CopyCheck",
+    "FeatureExtractor",
+    "Figure",
+    "GaussianStats",
+    "KernelDistance",
+    "ModeCoverage",
+    "Prdc",
+    "Result",
+    "classifier_modes",
+    "copy_check",
+    "extract",
+    "frechet_between",
+    "frechet_distance",
+    "frechet_floor",
+    "gaussian_stats",
+    "inception_features",
+    "kernel_distance",
+    "load_classifier",
+    "map_batches",
+    "merge",
+    "merge_stats",
+    "mixture_modes",
+    "nmse",
+    "prdc",
+    "psnr",
+    "random_features",
+    "read_result",
+    "save_classifier",
+    "ssim",
+    "stream_stats",
+    "train_classifier",
+    "write_result",
+]

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from diffax.checks import require
 from diffax.data import Source, epoch, pipeline
-from diffax.evaluation.features import FeatureExtractor, digest_of
+from diffax.evaluation.features import FeatureExtractor, Images, digest_of, map_batches
 from diffax.evaluation.result import write_atomically
 from diffax.types import Params
 
@@ -62,9 +62,9 @@ class Classifier(NamedTuple):
     image_shape: tuple[int, int, int]
     num_classes: int
 
-    def probabilities(self, images: Float[np.ndarray | Array, "n h w c"]) -> Float[np.ndarray, "n k"]:
-        """Class probabilities, for ``classifier_modes``."""
-        return np.asarray(jax.nn.softmax(self.logits(jnp.asarray(images, jnp.float32))))
+    def probabilities(self, images: Images, batch_size: int = 256) -> Float[np.ndarray, "n k"]:
+        """Class probabilities, for ``classifier_modes``; ``batch_size`` images at a time."""
+        return np.concatenate(list(map_batches(lambda x: jax.nn.softmax(self.logits(x)), images, batch_size)))
 
 
 def train_classifier(
@@ -88,7 +88,8 @@ def train_classifier(
     """
     shape, classes = _check_sources(source_train, source_test)
     model = SmallCnn(classes)
-    params = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, *shape)))
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    params = jax.jit(model.init)(init_key, jnp.zeros((1, *shape)))
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     step = jax.jit(partial(_train_step, model, optimizer))
     predict = jax.jit(lambda params, x: jnp.argmax(model.apply(params, x)[0], axis=-1))
@@ -96,8 +97,7 @@ def train_classifier(
     batches = pipeline(source_train, min(batch_size, len(source_train)), seed)
     for i in range(steps):
         batch = next(batches)
-        key = jax.random.fold_in(jax.random.key(seed + 1), i)
-        state = step(state, key, batch["image"], batch["label"])
+        state = step(state, jax.random.fold_in(step_key, i), batch["image"], batch["label"])
     correct = [np.asarray(predict(state[0], b["image"])) == b["label"] for b in epoch(source_test, 256)]
     return _bundle(state[0], float(np.concatenate(correct).mean()), shape, classes)
 
@@ -169,7 +169,7 @@ def _shift(key: Key[Array, ""], image: Float[Array, "b h w c"]) -> Float[Array, 
 
 
 def _outliers(key: Key[Array, ""], image: Float[Array, "b h w c"]) -> Float[Array, "m h w c"]:
-    """Images that are no data, of three kinds: noise, shuffled pixels, a Gaussian with the data's covariance."""
+    """Images that are no data, of three kinds: noise, shuffled pixels, Gaussian of the data's covariance."""
     noise_key, shuffle_key, mix_key = jax.random.split(key, 3)
     third = max(len(image) // 3, 1)
     some = image[:third]

@@ -45,10 +45,14 @@ def digest_of(weights: Weights) -> str:
     return total.hexdigest()
 
 
-def extract_batches(
-    extractor: FeatureExtractor, images: Images, batch_size: int = 256
-) -> Iterator[Float[np.ndarray, "b d"]]:
-    """Features of one batch after the other, for ``stream_stats``; see :func:`extract`."""
+def map_batches(
+    fn: Callable[[Array], Array], images: Images, batch_size: int = 256
+) -> Iterator[Float[np.ndarray, "b ..."]]:
+    """``fn`` of one batch of images after the other; the last one is padded, so that fn compiles once.
+
+    Raises ``ValueError`` for no images, or values outside [-1, 1] (up to 1e-3; clip samples first: how far
+    they stray is the sampler's matter, not the metric's).
+    """
     require(batch_size >= 1, "batch_size", batch_size, "at least 1")
     require(len(images) > 0, "images: shape", images.shape, "(n, h, w, c) with n >= 1")
     for start in range(0, len(images), batch_size):
@@ -56,19 +60,19 @@ def extract_batches(
         extreme = float(np.abs(batch).max())  # nan if there is one
         require(extreme <= 1 + 1e-3, f"images[{start}:{start + len(batch)}]", extreme, "finite, in [-1, 1]")
         short = min(batch_size, len(images)) - len(batch)
-        padded = np.pad(batch, [(0, short)] + [(0, 0)] * 3)  # one shape: one compilation
-        features = np.asarray(extractor.fn(jnp.asarray(padded)))[: len(batch)]
-        require(features.shape[1] == extractor.dim, "features", features.shape[1], f"{extractor.dim} values")
-        yield features
+        padded = np.pad(batch, [(0, short)] + [(0, 0)] * 3)
+        yield np.asarray(fn(jnp.asarray(padded)))[: len(batch)]
 
 
 def extract(extractor: FeatureExtractor, images: Images, batch_size: int = 256) -> Float[np.ndarray, "n d"]:
-    """The features of all images, computed ``batch_size`` at a time.
+    """The features of all images, (n, dim), computed ``batch_size`` at a time; errors as ``map_batches``.
 
-    Raises ``ValueError`` for no images, or values outside [-1, 1] (up to 1e-3; clip samples first: how far
-    they stray is the sampler's matter, not the metric's).
+    For more features than fit into memory: ``stream_stats(map_batches(extractor.fn, images))``.
     """
-    return np.concatenate(list(extract_batches(extractor, images, batch_size)))
+    features = np.concatenate(list(map_batches(extractor.fn, images, batch_size)))
+    expected = (len(images), extractor.dim)
+    require(features.shape == expected, f"features of {extractor.name}: shape", features.shape, str(expected))
+    return features
 
 
 def random_features(channels: int, seed: int = 0) -> FeatureExtractor:

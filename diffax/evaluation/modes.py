@@ -45,8 +45,9 @@ def classifier_modes(
 
     ``probabilities`` are a classifier's (n, k), rows that sum to 1; ``reference`` the real data's
     histogram of classes, counts or shares. The gate means something only if the classifier doubts what is
-    no data, as the one of ``train_classifier`` does; see what share of held-out images passes. Raises ``ValueError`` for rows that are no distributions, a
-    gate outside (0, 1], or an empty reference.
+    no data, as the one of ``train_classifier`` does: see what share of held-out images passes.
+
+    Raises ``ValueError`` for rows that are no distributions, a gate outside (0, 1], or an empty reference.
     """
     p = np.asarray(probabilities, np.float64)
     require(len(p) > 0, "probabilities: shape", p.shape, "(n, k) with n >= 1")

@@ -52,7 +52,7 @@ def _require_interval(low: Any, high: Any, bound: float, name: str = "t") -> Non
     """Check ``0 < low < high <= bound`` where the ends are plain numbers."""
     checks.require_number(f"{name}_min", low, 0.0, bound, f"a number in (0, {bound:g})")
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):
-        checks.require(low < high <= bound, f"{name}_max", high, f"a number in ({name}_min, {bound:g}]")
+        checks.require(bool(low < high <= bound), f"{name}_max", high, f"a number in ({name}_min, {bound:g}]")
 
 
 @_process

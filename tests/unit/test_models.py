@@ -143,20 +143,31 @@ def test_bfloat16_stays_close_to_float32(name):
     assert 0 < error < 0.05
 
 
-@pytest.mark.parametrize("name", ["unet", "dit"])
-def test_remat_keeps_parameters_and_gradients_and_the_null_label_learns(name):
-    model, shape = TINY[name]
+def mean_square(params, model, *args):
+    return jnp.mean(jnp.square(model.apply({"params": params}, *args)))
+
+
+def test_the_null_label_learns_and_remat_keeps_every_gradient():
+    model, shape = TINY["dit"]
     x, time, cond = inputs(shape)
     params = randomize(jax.eval_shape(model.init, jax.random.key(0), x, time)["params"])
-
-    def loss(params, model):
-        return jnp.mean(jnp.square(model.apply({"params": params}, x, time, cond)))
-
-    gradient = fast_jit(jax.grad(loss), static_argnums=1)
-    plain, remat = gradient(params, model), gradient(params, model.clone(remat=True))
+    gradient = fast_jit(jax.grad(mean_square), static_argnums=1)
+    plain = gradient(params, model, x, time, cond)
+    remat = gradient(params, model.clone(remat=True), x, time, cond)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), plain, remat)
     moved = np.abs(plain["condition"]["label"]["embedding"]).max(axis=-1) > 0
     assert set(np.flatnonzero(moved)) == {*np.asarray(cond["label"])[:-1].tolist(), CLASSES}
+
+
+@pytest.mark.parametrize(("name", "parts"), [("unet", 5 + 4), ("dit", 1)])
+def test_remat_recomputes_each_block_and_layer_of_attention_under_the_same_names(name, parts):
+    model, shape = TINY[name]
+    x, time, cond = inputs(shape)
+    remat = model.clone(remat=True)
+    plain, params = (jax.eval_shape(m.init, jax.random.key(0), x, time)["params"] for m in (model, remat))
+    assert jax.tree.structure(plain) == jax.tree.structure(params)
+    steps = jax.make_jaxpr(mean_square, static_argnums=1)(params, remat, x, time, cond).eqns
+    assert sum("prevent_cse" in step.params for step in steps) == parts
 
 
 def test_no_condition_at_all_means_unconditional():
