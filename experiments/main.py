@@ -9,14 +9,11 @@ Bad input ends with one line and exit status 2, and changes nothing.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import app, flags
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file, as path.py:variant")
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, pictures, results")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "sample"], "what to do")
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     os.environ.get("JAX_COMPILATION_CACHE_DIR", ""),
@@ -28,23 +25,27 @@ def main(argv: Sequence[str]) -> None:
     """Run one mode of one experiment."""
     from experiments import workdir  # after the flags: a typing error should not wait for JAX
 
-    if argv[1:]:
-        raise ValueError(f"arguments: got {list(argv[1:])}, allowed: flags only")
-    for name, value in (("--config", _CONFIG.value), ("--workdir", _WORKDIR.value)):
-        if value is None:
-            raise ValueError(f"{name}: got None, allowed: a path")
-    workdir.set_compilation_cache(_CACHE.value)
-    {"train": workdir.train, "eval": workdir.evaluate, "sample": workdir.draw}[_MODE.value](
-        _CONFIG.value, _WORKDIR.value
-    )
+    values = flags.FLAGS
+    for name in ("config", "workdir"):
+        if values[name].value is None:
+            raise ValueError(f"--{name}: got None, allowed: a path")
+    workdir.set_compilation_cache(compilation_cache())
+    mode = {"train": workdir.train, "eval": workdir.evaluate, "sample": workdir.draw}[values["mode"].value]
+    mode(values["config"].value, values["workdir"].value)
 
 
-def run(argv: Sequence[str] | None = None) -> int:
-    """Parse, run, and turn errors from bad input into one line and exit status 2."""
-    arguments = list(sys.argv if argv is None else argv)
+def compilation_cache() -> str:
+    """The folder that ``--compilation_cache`` names."""
+    return str(_CACHE.value)
+
+
+def run(program: Callable[[Sequence[str]], None]) -> int:
+    """Parse the flags, run, and turn errors from bad input into one line and exit status 2."""
     try:
-        rest = flags.FLAGS(arguments)
-        main(rest)
+        rest = flags.FLAGS(sys.argv)
+        if rest[1:]:
+            raise ValueError(f"arguments: got {list(rest[1:])}, allowed: flags only")
+        program(rest)
     except (
         flags.Error,
         app.UsageError,
@@ -72,4 +73,7 @@ def _one_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    config_flags.DEFINE_config_file("config", None, "configuration file, as path.py:variant")
+    flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, pictures, results")
+    flags.DEFINE_enum("mode", "train", ["train", "eval", "sample"], "what to do")
+    sys.exit(run(main))

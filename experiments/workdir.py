@@ -69,6 +69,11 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     path = Path(workdir)
     experiment, state = load(config, path)
     found = experiment.evaluate(state, path)
+    write_figures(config, path, state, found)
+
+
+def write_figures(config: ConfigDict, path: Path, state: TrainState, found: Mapping[str, Any]) -> None:
+    """``result.json`` from what an experiment measured, and the table on the terminal."""
     notes = {"config": config.to_dict(), "step": int(state.step), **environment(), "rows": found["rows"]}
     write_result(path / "result.json", found["figures"], json.loads(json.dumps(notes, default=str)))
     for row in found["rows"]:
@@ -121,8 +126,8 @@ def check_owner(config: ConfigDict, path: Path) -> None:
             continue
         if old.get(field) != new.get(field):
             raise ValueError(
-                f"config.{field}: got {new.get(field)!r}, allowed: {old.get(field)!r}, as in {path}, which holds "
-                "another run (choose another --workdir)"
+                f"config.{field}: got {new.get(field)!r}, allowed: {old.get(field)!r}, as in {path}, "
+                "which holds another run (choose another --workdir)"
             )
 
 
@@ -167,20 +172,23 @@ class Progress:
 
     def __init__(self, num_steps: int) -> None:
         self._num_steps = num_steps
-        self._start_step = 0
         self._start = time.monotonic()
+        self._last_step, self._last = 0, self._start
 
     def start_at(self, step: int) -> None:
         """Count from a checkpoint's step."""
-        self._start_step, self._start = step, time.monotonic()
+        self._last_step, self._last = step, time.monotonic()
 
     def __call__(self, step: int, values: Mapping[str, float], _: TrainState) -> None:
-        elapsed = max(time.monotonic() - self._start, 1e-9)
-        rate = (step - self._start_step) / elapsed
+        now = time.monotonic()
+        # over the steps since the last line: the first one's compilation must not spoil the forecast
+        rate = (step - self._last_step) / max(now - self._last, 1e-9)
+        self._last_step, self._last = step, now
         left = (self._num_steps - step) / max(rate, 1e-9)
         done = round(24 * step / self._num_steps)
         bar = "#" * done + "." * (24 - done)
-        text = f"[{bar}] {step}/{self._num_steps}  {rate:.1f} steps/s  {_clock(left)} left  loss {values['loss']:.4f}"
+        progress = f"[{bar}] {step}/{self._num_steps}  {rate:.1f} steps/s  {_clock(left)} left"
+        text = f"{progress}  loss {values['loss']:.4f}"
         end = "\r" if sys.stderr.isatty() and step < self._num_steps else "\n"
         print(text, end=end, file=sys.stderr, flush=True)
 

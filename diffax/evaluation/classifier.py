@@ -37,16 +37,18 @@ class SmallCnn(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b k"], Float[Array, "b d"]]:
         """Returns (logits, features)."""
-        x = nn.relu(nn.Conv(16, (3, 3), name="conv0")(x))
+        uniform = nn.initializers.he_uniform()
+        conv, dense = partial(nn.Conv, kernel_init=uniform), partial(nn.Dense, kernel_init=uniform)
+        x = nn.relu(conv(16, (3, 3), name="conv0")(x))
         width, block = 32, 1
         while True:
-            x = nn.relu(nn.Conv(width, (3, 3), name=f"conv{block}")(x))
+            x = nn.relu(conv(width, (3, 3), name=f"conv{block}")(x))
             if min(x.shape[1:3]) <= 4:
                 break
             x = nn.max_pool(x, (2, 2), (2, 2))
             width, block = min(2 * width, 128), block + 1
-        features = nn.relu(nn.Dense(_FEATURES, name="features")(x.reshape(len(x), -1)))
-        return nn.Dense(self.num_classes, name="logits")(features), features
+        features = nn.relu(dense(_FEATURES, name="features")(x.reshape(len(x), -1)))
+        return dense(self.num_classes, name="logits")(features), features
 
 
 class Classifier(NamedTuple):
@@ -94,10 +96,12 @@ def train_classifier(
     step = jax.jit(partial(_train_step, model, optimizer))
     predict = jax.jit(lambda params, x: jnp.argmax(model.apply(params, x)[0], axis=-1))
     state = (params, optimizer.init(params))
+    rng = np.random.default_rng(seed)
     batches = pipeline(source_train, min(batch_size, len(source_train)), seed)
     for i in range(steps):
         batch = next(batches)
-        state = step(state, jax.random.fold_in(step_key, i), batch["image"], batch["label"])
+        outliers = _outliers(rng, batch["image"])
+        state = step(state, jax.random.fold_in(step_key, i), batch["image"], batch["label"], outliers)
     correct = [np.asarray(predict(state[0], b["image"])) == b["label"] for b in epoch(source_test, 256)]
     return _bundle(state[0], float(np.concatenate(correct).mean()), shape, classes)
 
@@ -144,22 +148,21 @@ def _train_step(
     optimizer: optax.GradientTransformation,
     state: tuple[Params, optax.OptState],
     key: Key[Array, ""],
-    image: Float[Array, "b h w c"],
-    label: Int[Array, "b"],
+    image: Float[np.ndarray | Array, "b h w c"],
+    label: Int[np.ndarray | Array, "b"],
+    outliers: Float[np.ndarray | Array, "m h w c"],
 ) -> tuple[Params, optax.OptState]:
     def loss(params: Params) -> Float[Array, ""]:
-        both = jnp.concatenate([_shift(shift_key, image), _outliers(outlier_key, image)])
+        both = jnp.concatenate([_shift(key, image), outliers])
         real, outside = jnp.split(jax.nn.log_softmax(model.apply(params, both)[0]), [len(image)])
         return -jnp.take_along_axis(real, label[:, None], 1).mean() - _EXPOSURE * outside.mean()
-
-    shift_key, outlier_key = jax.random.split(key)
 
     params, opt_state = state
     updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
     return optax.apply_updates(params, updates), opt_state
 
 
-def _shift(key: Key[Array, ""], image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+def _shift(key: Key[Array, ""], image: Float[np.ndarray | Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """Move each image by up to a sixteenth of its size; edges are repeated into the gap."""
     b, h, w, c = image.shape
     reach = (h // 16, w // 16)
@@ -168,19 +171,17 @@ def _shift(key: Key[Array, ""], image: Float[Array, "b h w c"]) -> Float[Array, 
     return jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (at[0], at[1], 0), (h, w, c)))(padded, corner)
 
 
-def _outliers(key: Key[Array, ""], image: Float[Array, "b h w c"]) -> Float[Array, "m h w c"]:
+def _outliers(rng: np.random.Generator, image: Float[np.ndarray, "b h w c"]) -> Float[np.ndarray, "m h w c"]:
     """Images that are no data, of three kinds: noise, shuffled pixels, Gaussian of the data's covariance."""
-    noise_key, shuffle_key, mix_key = jax.random.split(key, 3)
     third = max(len(image) // 3, 1)
     some = image[:third]
-    noise = jax.random.uniform(noise_key, some.shape, minval=-1, maxval=1)
-    flat = some.reshape(third, -1, some.shape[-1])
-    shuffled = jax.random.permutation(shuffle_key, flat, axis=1, independent=True).reshape(some.shape)
+    noise = rng.uniform(-1, 1, some.shape)
+    shuffled = rng.permuted(some.reshape(third, -1, some.shape[-1]), axis=1).reshape(some.shape)
     # random combinations of centred images are Gaussian with exactly the batch's covariance
-    weights = jax.random.normal(mix_key, (third, len(image))) / len(image) ** 0.5
+    weights = rng.standard_normal((third, len(image))) / len(image) ** 0.5
     mean = image.mean(0)
-    gaussian = jnp.clip(mean + jnp.tensordot(weights, image - mean, 1), min=-1, max=1)
-    return jnp.concatenate([noise, shuffled, gaussian])
+    gaussian = np.clip(mean + np.tensordot(weights, image - mean, 1), -1, 1)
+    return np.concatenate([noise, shuffled, gaussian]).astype(np.float32)
 
 
 def _bundle(params: Params, accuracy: float, shape: tuple[int, ...], num_classes: int) -> Classifier:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Shaped
 
 from diffax.checks import require
 
-Vectors = Float[np.ndarray | Array, "n d"]  # features or flattened images, float32 or float64
+Vectors = Float[np.ndarray | Array, "_ _"]  # (n, d): features of n items, float32 or float64
 _BLOCK_BYTES = 2**26
 
 

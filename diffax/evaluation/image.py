@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from diffax.checks import is_concrete, require, require_number, require_one_of
 
-Images = Float[np.ndarray | Array, "b *spatial c"]
+Images = Float[np.ndarray | Array, "..."]  # (b, ..., c)
 
 
 def psnr(image: Images, reference: Images, *, data_range: float) -> Float[Array, "b"]:

@@ -27,7 +27,7 @@ from diffax.evaluation.features import FeatureExtractor, digest_of
 from diffax.evaluation.weights import read_state_dict
 
 _DIM = 2048
-Map = Float[Array, "b h w c"]
+Map = Float[Array, "b _ _ _"]  # (b, h, w, c)
 
 # flax's collection and name, by the torch name of a leaf
 _LEAVES = {

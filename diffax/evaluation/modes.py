@@ -36,7 +36,7 @@ class ModeCoverage(NamedTuple):
 
 def classifier_modes(
     probabilities: _Probabilities,
-    reference: Float[np.ndarray | Array, "k"] | Integer[np.ndarray | Array, "k"],
+    reference: Float[np.ndarray | Array, "_"] | Integer[np.ndarray | Array, "_"],
     *,
     gate: float = 0.5,
     min_count: int = 1,
@@ -89,9 +89,8 @@ def _coverage(
     valid = bool((reference >= 0).all() and reference.sum() > 0)
     require(valid, "reference", reference.tolist(), "counts or shares >= 0, not all 0")
     p = reference / reference.sum()
-    require(
-        mode.max() < len(p), "reference: modes", len(p), f"at least {mode.max() + 1}, as the samples' modes"
-    )
+    least = int(mode.max()) + 1
+    require(least <= len(p), "reference: modes", len(p), f"at least {least}, as the samples' modes")
     counts = np.bincount(mode[accepted], minlength=len(p))
     q = counts / len(mode)
     share = float(accepted.mean())

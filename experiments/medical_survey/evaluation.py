@@ -49,7 +49,7 @@ def evaluate(
     figures = floor_figures(config, reference)
     rows = []
     for name, solver in solvers.items():
-        row, found = evaluate_solver(config, model, params, name, solver, reference)
+        row, found = evaluate_solver(config, model, params, name, solver, reference, workdir)
         rows.append(row)
         figures += found
     if config.eval.likelihood_n:
@@ -92,6 +92,7 @@ def evaluate_solver(
     name: str,
     solver: method.Solver,
     reference: Reference,
+    workdir: Path,
 ) -> tuple[dict[str, Any], list[Figure]]:
     """One row of the table, and its entries as figures with everything they depend on."""
     shape = reference.held_out["image"].shape[1:]
@@ -103,6 +104,7 @@ def evaluate_solver(
     start = time.perf_counter()
     images, nfe = method.in_batches(generate, params, key, labels, batch)
     seconds = time.perf_counter() - start
+    method.save_samples(workdir, name, images, labels)
     values = {"nfe": nfe, "seconds": seconds, **measure(np.clip(images, -1, 1), labels, reference)}
     row = {"name": name, "framework": solver.framework, "solver": solver.label, **values}
     return row, [_figure(config, reference, f"{name}/{k}", v) for k, v in values.items()]

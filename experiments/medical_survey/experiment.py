@@ -12,7 +12,6 @@ from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
 from diffax import data
-from diffax.io import save_png, tile, write_atomically
 from diffax.training import TrainState, ema, init_net, make_optimizer, make_train_step
 from diffax.types import Params
 from experiments import build
@@ -74,15 +73,9 @@ def averaged(state: TrainState, name: str) -> Params:
 
 
 def draw_samples(config: ConfigDict, generate: Any, params: Params, workdir: Path, name: str) -> None:
-    """A sheet of samples, ten to a row by class, and the same numbers as ``.npz``."""
+    """``config.sample.n`` samples, class after class."""
     n, classes = config.sample.n, config.data.classes
     labels = np.arange(n) % classes if classes else np.full(n, method.UNCONDITIONAL)
     key = jax.random.key(config.seed + 1)
     images, _ = method.in_batches(generate, params, key, labels, config.sample.batch_size)
-    zoom = max(1, 48 // images.shape[1])
-    save_png(workdir / f"samples-{name}.png", tile(np.clip(images, -1, 1), columns=10, zoom=zoom))
-
-    def write(path: Path) -> None:
-        np.savez_compressed(path, image=images, label=labels)
-
-    write_atomically(workdir / f"samples-{name}.npz", write)
+    method.save_samples(workdir, name, images, labels)

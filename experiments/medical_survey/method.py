@@ -7,6 +7,7 @@ Kazerouni et al. 2023 (arXiv:2211.07804), section 2.
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from diffax import bind, sample
+from diffax.io import save_png, tile, write_atomically
 from diffax.losses import denoising_loss, drop_labels
 from diffax.processes import GaussianProcess
 from diffax.samplers import SampleOutput, Sampler
@@ -117,3 +119,23 @@ def in_batches(
         images.append(np.asarray(out.x))
         nfe = int(out.nfe)
     return np.concatenate(images)[: len(labels)], nfe
+
+
+def save_samples(folder: Path, name: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """``samples-NAME.npz`` with everything, and a PNG sheet of up to 100, a column a class where there are ten."""
+
+    def write(path: Path) -> None:
+        np.savez_compressed(path, image=images, label=labels)
+
+    write_atomically(folder / f"samples-{name}.npz", write)
+    sheet = tile(np.clip(images[by_class(labels)], -1, 1), columns=10, zoom=max(1, 40 // images.shape[1]))
+    save_png(folder / f"samples-{name}.png", sheet)
+
+
+def by_class(labels: np.ndarray, rows: int = 10) -> np.ndarray:
+    """Indices of a sheet: the first ``rows`` of each class, row after row; the first hundred without classes."""
+    classes = np.unique(labels)
+    if len(classes) != 10 or min(np.bincount(labels)) < 1:
+        return np.arange(min(len(labels), 10 * rows))
+    depth = min(rows, min(np.bincount(labels)))
+    return np.stack([np.flatnonzero(labels == c)[:depth] for c in classes], axis=1).ravel()

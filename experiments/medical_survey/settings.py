@@ -15,7 +15,7 @@ EDM = {"name": "EDM", "t_min": 0.002, "t_max": 80.0}
 
 UNET_8 = {
     "name": "UNet",
-    "channels": 64,
+    "channels": 32,
     "channel_multipliers": (1, 2),
     "blocks_per_level": 1,
     "attention_levels": (False, False),
@@ -109,7 +109,7 @@ def variant_of(
 
 def smoke(settings: Mapping[str, Any], solvers: Mapping[str, Any]) -> dict[str, Any]:
     """A run of seconds with every part in it: a tiny network, few steps and samples."""
-    tiny = {**UNET_8, "channels": 16, "heads": 2}
+    tiny = {**UNET_8, "channels": 8, "heads": 2}
     return {
         **settings,
         "model": tiny,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from diffax.models import MLP, DiT, NCSNpp, UNet
 
@@ -143,6 +144,26 @@ def test_bfloat16_stays_close_to_float32(name):
     assert 0 < error < 0.05
 
 
+@every_network
+def test_every_part_of_the_network_reaches_the_output(name):
+    net = network(name)
+    before = net.run(net.params, net.x, net.time, net.cond)
+    for part in net.params:
+        silenced = {**net.params, part: jax.tree.map(jnp.zeros_like, net.params[part])}
+        moved = distance(before, net.run(silenced, net.x, net.time, net.cond))
+        assert (moved > 1e-4).all(), part
+
+
+def test_a_transformer_tells_equal_patches_apart_by_their_places():
+    net = network("dit")
+    output = net.run(net.params, jnp.ones_like(net.x), net.time, net.cond)
+    batch, height, width, channels = output.shape
+    patches = output.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
+    patches = patches.reshape(batch, -1, 4 * channels)
+    gaps = jnp.abs(patches[:, :, None] - patches[:, None]).max(axis=-1)
+    assert float((gaps + jnp.eye(gaps.shape[-1])).min()) > 1e-2
+
+
 def mean_square(params, model, *args):
     return jnp.mean(jnp.square(model.apply({"params": params}, *args)))
 
@@ -226,6 +247,20 @@ def test_turning_the_image_and_every_kernel_turns_the_output(name):
     output_of_turned = net.run(turned, jnp.rot90(net.x, axes=(1, 2)), net.time, net.cond)
     expected = jnp.rot90(output, axes=(1, 2))
     np.testing.assert_allclose(output_of_turned, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_residual_pyramid_carries_the_activations_on():
+    """Song et al. 2021: the next level's pyramid starts from (pyramid + h) / sqrt(2), not from the image."""
+
+    class Merge(NCSNpp):
+        @nn.compact
+        def __call__(self, h, image):
+            return self.merge_input(h, image, 1)
+
+    h, image = jnp.ones((1, 2, 2, 3)), jnp.ones((1, 4, 4, 2))
+    (merged, pyramid), params = fast_jit(Merge().init_with_output)(jax.random.key(0), h, image)
+    np.testing.assert_array_equal(merged, pyramid)
+    np.testing.assert_allclose(Merge().apply(params, h, 0 * image)[0], np.sqrt(0.5) * h, rtol=1e-6)
 
 
 def parameter_count(model, shape):

@@ -113,13 +113,26 @@ def main():
                 setattr(scheduler, name, torch.from_numpy(value))
         return scheduler
 
-    dpm = {"solver_order": 2, "solver_type": "midpoint", "timestep_spacing": "trailing", "final_sigmas_type": "zero"}
+    dpm = {
+        "solver_order": 2,
+        "solver_type": "midpoint",
+        "timestep_spacing": "trailing",
+        "final_sigmas_type": "zero",
+    }
     trajectories = {
         "ddim": run_table(
-            make(diffusers.DDIMScheduler, clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True), start
+            make(
+                diffusers.DDIMScheduler, clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True
+            ),
+            start,
         ),
         "ddpm": run_table(
-            make(diffusers.DDPMScheduler, clip_sample=False, timestep_spacing="trailing", variance_type="fixed_small"),
+            make(
+                diffusers.DDPMScheduler,
+                clip_sample=False,
+                timestep_spacing="trailing",
+                variance_type="fixed_small",
+            ),
             start,
             noise,
         ),

@@ -1,0 +1,77 @@
+"""What the benchmarks share: the network's description, timing, and the peer in a process of its own."""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+# one network in both libraries: DDPM's layout with attention at the second level
+SIZES = {
+    "digits": {"size": 8, "image_channels": 1, "channels": (32, 64), "blocks": 1, "attention": (False, False), "batch": 64},
+    "cifar": {
+        "size": 32, "image_channels": 3, "channels": (32, 64, 64), "blocks": 1, "attention": (False, True, False), "batch": 16,
+    },
+    "cifar-full": {
+        "size": 32, "image_channels": 3, "channels": (128, 256, 256, 256), "blocks": 2,
+        "attention": (False, True, False, False), "batch": 128,
+    },
+}  # fmt: skip
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The options of every benchmark."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--size", choices=SIZES, default="digits")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--peer_python", default=sys.executable, help="a Python with torch and diffusers")
+    parser.add_argument("--no_peer", action="store_true")
+    return parser.parse_args()
+
+
+def median_seconds(run: Callable[[], Any], repeats: int, warm_up: int = 2) -> float:
+    """Median wall-clock seconds of a call that returns when its work is done."""
+    for _ in range(warm_up):
+        run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def peer(task: str, options: argparse.Namespace) -> Mapping[str, Any] | None:
+    """The same task in the peer library, in a fresh process after ours; None where it cannot run."""
+    if options.no_peer:
+        return None
+    script = str(Path(__file__).with_name("peer_diffusers.py"))
+    command = [
+        options.peer_python,
+        script,
+        task,
+        json.dumps(SIZES[options.size]),
+        str(options.repeats),
+        options.dtype,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        print(f"peer not measured: {reason} (pip install torch diffusers)", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Rows as a Markdown table."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        cells = [f"{row[c]:.4g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns]
+        print("| " + " | ".join(cells) + " |")

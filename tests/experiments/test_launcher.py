@@ -1,0 +1,142 @@
+"""The launcher as a user calls it: every mode, bad input, and a killed run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DDPM = "configs/medical_survey/ddpm_digits.py:smoke"
+ENVIRONMENT = {
+    **os.environ,
+    "XLA_FLAGS": "",  # one device, as a user has it
+    "JAX_COMPILATION_CACHE_DIR": os.environ.get("DIFFAX_TEST_CACHE", "/tmp/diffax-jax-cache"),
+}
+
+
+def command(workdir, *flags, config=DDPM, mode="train"):
+    base = [sys.executable, "-m", "experiments.main", f"--config={config}", f"--workdir={workdir}"]
+    return [*base, f"--mode={mode}", *flags]
+
+
+def launch(*args, **kwargs):
+    return subprocess.run(
+        command(*args, **kwargs), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+
+
+def digests(workdir):
+    """Digest of every array of each checkpoint, by step."""
+    found = {}
+    for path in (workdir / "checkpoints").glob("*/meta/metadata"):
+        found[int(path.parts[-3])] = json.loads(path.read_text())["digest"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An undisturbed run of 20 steps."""
+    workdir = tmp_path_factory.mktemp("run") / "w"
+    done = launch(workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_a_run_leaves_what_the_contract_names(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.json", "metrics.jsonl", "metrics.csv", "checkpoints"} <= names
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert sorted(digests(trained)) == [10, 20]
+
+
+def test_eval_and_sample(trained):
+    done = launch(trained, mode="eval")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((trained / "result.json").read_text())
+    figures = {figure["name"]: figure for figure in result["figures"]}
+    frechet = figures["ddim/frechet"]
+    assert frechet["n_fake"] == 80
+    assert frechet["n_real"] == 360
+    assert frechet["split"] == "test"
+    assert len(frechet["extractor"]["digest"]) == 64
+    assert figures["ddim/nfe"]["value"] == 4
+    assert 0 < figures["floor/frechet"]["value"] < frechet["value"]
+    done = launch(trained, mode="sample")
+    assert done.returncode == 0, done.stderr
+    assert (trained / "samples-ddim.png").stat().st_size > 500
+    assert np.load(trained / "samples-ddim.npz")["image"].shape == (10, 8, 8, 1)
+
+
+def test_the_same_command_again_has_nothing_to_do(trained):
+    before = digests(trained)
+    done = launch(trained)
+    assert done.returncode == 0
+    assert "resuming from the checkpoint at step 20" in done.stderr
+    assert digests(trained) == before
+
+
+def test_kill_9_and_rerun_is_bit_for_bit_the_undisturbed_run(trained, tmp_path):
+    workdir = tmp_path / "w"
+    process = subprocess.Popen(command(workdir), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 200
+    while time.time() < deadline and not digests(workdir):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 20 not in digests(workdir), "the run ended before it could be killed"
+    done = launch(workdir)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from the checkpoint at step 10" in done.stderr
+    assert digests(workdir)[20] == digests(trained)[20]
+    kept = (workdir / "metrics.jsonl").read_text()
+    assert kept == (trained / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "options", "words"),
+    [
+        (["--config.train.num_stepz=3"], {}, ["num_stepz"]),
+        (["--config.train.num_steps=many"], {}, ["num_steps", "many"]),
+        ([], {"config": "configs/medical_survey/ddpm_digits.py:huge"}, ["variant", "huge", "demo", "smoke"]),
+        ([], {"config": "configs/none.py"}, ["configs/none.py"]),
+        (["--config.devices=64"], {}, ["devices", "64"]),
+        (["--config.output=noise"], {}, ["output", "noise", "eps"]),
+        (["--config.data.source=/nowhere.npz"], {}, ["/nowhere.npz"]),
+        ([], {"mode": "dance"}, ["mode", "dance"]),
+        ([], {"mode": "eval"}, ["workdir"]),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path, flags, options, words):
+    done = launch(tmp_path / "w", *flags, **options)
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+    assert not (tmp_path / "w").exists()
+
+
+def test_another_runs_folder_is_left_alone(trained):
+    before = digests(trained)
+    done = launch(trained, "--config.model.channels=16")
+    assert done.returncode == 2
+    assert "config.model.channels" in done.stderr
+    assert digests(trained) == before
+
+
+def test_damaged_data_is_named(tmp_path):
+    images = np.zeros((50, 8, 8), np.float32)
+    images[3, 2, 1] = np.nan
+    np.savez(tmp_path / "data.npz", image=images, label=np.arange(50) % 10)
+    done = launch(tmp_path / "w", f"--config.data.source={tmp_path / 'data.npz'}")
+    assert done.returncode == 2
+    assert "nan" in done.stderr.lower()
+    assert not (tmp_path / "w").exists()
