@@ -10,17 +10,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-# one network in both libraries: DDPM's layout with attention at the second level
-SIZES = {
-    "digits": {"size": 8, "image_channels": 1, "channels": (32, 64), "blocks": 1, "attention": (False, False), "batch": 64},
-    "cifar": {
-        "size": 32, "image_channels": 3, "channels": (32, 64, 64), "blocks": 1, "attention": (False, True, False), "batch": 16,
-    },
+# one network in both libraries: DDPM's layout, attention at the levels marked
+SIZES: dict[str, dict[str, Any]] = {
+    "digits": {"size": 8, "image_channels": 1, "channels": (32, 64), "blocks": 1, "batch": 64},
+    "cifar": {"size": 32, "image_channels": 3, "channels": (32, 64, 64), "blocks": 1, "batch": 16},
     "cifar-full": {
-        "size": 32, "image_channels": 3, "channels": (128, 256, 256, 256), "blocks": 2,
-        "attention": (False, True, False, False), "batch": 128,
+        "size": 32,
+        "image_channels": 3,
+        "channels": (128, 256, 256, 256),
+        "blocks": 2,
+        "batch": 128,
     },
-}  # fmt: skip
+}
+_ATTENTION = {"digits": (), "cifar": (1,), "cifar-full": (1,)}
+for _name, _spec in SIZES.items():
+    _spec["attention"] = tuple(level in _ATTENTION[_name] for level in range(len(_spec["channels"])))
 
 
 def arguments(description: str) -> argparse.Namespace:

@@ -122,7 +122,7 @@ def in_batches(
 
 
 def save_samples(folder: Path, name: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """``samples-NAME.npz`` with everything, and a PNG sheet of up to 100, a column a class where there are ten."""
+    """``samples-NAME.npz`` with everything; a PNG sheet of up to 100, a column a class if there are ten."""
 
     def write(path: Path) -> None:
         np.savez_compressed(path, image=images, label=labels)
@@ -133,7 +133,7 @@ def save_samples(folder: Path, name: str, images: np.ndarray, labels: np.ndarray
 
 
 def by_class(labels: np.ndarray, rows: int = 10) -> np.ndarray:
-    """Indices of a sheet: the first ``rows`` of each class, row after row; the first hundred without classes."""
+    """Indices of a sheet: the first ``rows`` of each of ten classes, row by row; else the first hundred."""
     classes = np.unique(labels)
     if len(classes) != 10 or min(np.bincount(labels)) < 1:
         return np.arange(min(len(labels), 10 * rows))
