@@ -7,7 +7,6 @@ pictures and ``result.json`` are made by the modes.
 import json
 import logging
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from diffax.io import CheckpointStore, MetricsWriter, write_json
 from diffax.training import TrainState, make_mesh
 from diffax.training import train as run_training
 from experiments.base import Experiment
+from experiments.progress import Progress
 from experiments.registry import make_experiment
 
 # what may change between the calls that share a folder: how long, how often, and what is done afterwards
@@ -73,11 +73,9 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
 
 
 def write_figures(config: ConfigDict, path: Path, state: TrainState, found: Mapping[str, Any]) -> None:
-    """``result.json`` from what an experiment measured, and the table on the terminal."""
+    """``result.json`` from what an experiment measured."""
     notes = {"config": config.to_dict(), "step": int(state.step), **environment(), "rows": found["rows"]}
     write_result(path / "result.json", found["figures"], json.loads(json.dumps(notes, default=str)))
-    for row in found["rows"]:
-        print(format_row(row))
     print(f"wrote {path / 'result.json'}")
 
 
@@ -159,46 +157,6 @@ def set_compilation_cache(folder: str) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def format_row(row: Mapping[str, Any]) -> str:
-    """One line of the table on the terminal."""
-    shown = [
-        f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items() if k != "framework"
-    ]
-    return "  ".join(shown)
-
-
-class Progress:
-    """A hook that shows steps, rate and remaining time: a bar on a terminal, a line a log otherwise."""
-
-    def __init__(self, num_steps: int) -> None:
-        self._num_steps = num_steps
-        self._start = time.monotonic()
-        self._last_step, self._last = 0, self._start
-
-    def start_at(self, step: int) -> None:
-        """Count from a checkpoint's step."""
-        self._last_step, self._last = step, time.monotonic()
-
-    def __call__(self, step: int, values: Mapping[str, float], _: TrainState) -> None:
-        now = time.monotonic()
-        # over the steps since the last line: the first one's compilation must not spoil the forecast
-        rate = (step - self._last_step) / max(now - self._last, 1e-9)
-        self._last_step, self._last = step, now
-        left = (self._num_steps - step) / max(rate, 1e-9)
-        done = round(24 * step / self._num_steps)
-        bar = "#" * done + "." * (24 - done)
-        progress = f"[{bar}] {step}/{self._num_steps}  {rate:.1f} steps/s  {_clock(left)} left"
-        text = f"{progress}  loss {values['loss']:.4f}"
-        end = "\r" if sys.stderr.isatty() and step < self._num_steps else "\n"
-        print(text, end=end, file=sys.stderr, flush=True)
-
-    def finish(self, resumed_from: int) -> None:
-        """Say how long it took, and from where."""
-        minutes = (time.monotonic() - self._start) / 60
-        source = f"from step {resumed_from} " if resumed_from else ""
-        print(f"trained {source}to step {self._num_steps} in {minutes:.2f} minutes", file=sys.stderr)
-
-
 class _Announced:
     """Checkpoints that set metrics and progress back to the step that was restored."""
 
@@ -219,11 +177,6 @@ class _Announced:
 
     def wait(self) -> None:
         self._store.wait()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
 
 
 def _log_to_stderr() -> None:

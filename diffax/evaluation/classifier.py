@@ -37,18 +37,16 @@ class SmallCnn(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b k"], Float[Array, "b d"]]:
         """Returns (logits, features)."""
-        uniform = nn.initializers.he_uniform()
-        conv, dense = partial(nn.Conv, kernel_init=uniform), partial(nn.Dense, kernel_init=uniform)
-        x = nn.relu(conv(16, (3, 3), name="conv0")(x))
+        x = nn.relu(nn.Conv(16, (3, 3), name="conv0")(x))
         width, block = 32, 1
         while True:
-            x = nn.relu(conv(width, (3, 3), name=f"conv{block}")(x))
+            x = nn.relu(nn.Conv(width, (3, 3), name=f"conv{block}")(x))
             if min(x.shape[1:3]) <= 4:
                 break
             x = nn.max_pool(x, (2, 2), (2, 2))
             width, block = min(2 * width, 128), block + 1
-        features = nn.relu(dense(_FEATURES, name="features")(x.reshape(len(x), -1)))
-        return dense(self.num_classes, name="logits")(features), features
+        features = nn.relu(nn.Dense(_FEATURES, name="features")(x.reshape(len(x), -1)))
+        return nn.Dense(self.num_classes, name="logits")(features), features
 
 
 class Classifier(NamedTuple):
@@ -90,18 +88,17 @@ def train_classifier(
     """
     shape, classes = _check_sources(source_train, source_test)
     model = SmallCnn(classes)
-    init_key, step_key = jax.random.split(jax.random.key(seed))
-    params = jax.jit(model.init)(init_key, jnp.zeros((1, *shape)))
+    key, rng = jax.random.key(seed), np.random.default_rng(seed)
+    params = _initial_params(model, rng, shape)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     step = jax.jit(partial(_train_step, model, optimizer))
     predict = jax.jit(lambda params, x: jnp.argmax(model.apply(params, x)[0], axis=-1))
     state = (params, optimizer.init(params))
-    rng = np.random.default_rng(seed)
     batches = pipeline(source_train, min(batch_size, len(source_train)), seed)
     for i in range(steps):
         batch = next(batches)
         outliers = _outliers(rng, batch["image"])
-        state = step(state, jax.random.fold_in(step_key, i), batch["image"], batch["label"], outliers)
+        state = step(state, jax.random.fold_in(key, i), batch["image"], batch["label"], outliers)
     correct = [np.asarray(predict(state[0], b["image"])) == b["label"] for b in epoch(source_test, 256)]
     return _bundle(state[0], float(np.concatenate(correct).mean()), shape, classes)
 
@@ -141,6 +138,17 @@ def load_classifier(path: str | Path) -> Classifier:
     )
     params = unflatten_dict({k: jnp.asarray(v) for k, v in weights.items()}, sep="/")
     return _bundle(params, accuracy, shape, classes)
+
+
+def _initial_params(model: SmallCnn, rng: np.random.Generator, shape: tuple[int, ...]) -> Params:
+    """Uniform weights of variance 1 / fan_in and zero biases, on the host: nothing to compile."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> Array:
+        bound = (3 / np.prod(leaf.shape[:-1])) ** 0.5 if len(leaf.shape) > 1 else 0.0
+        return jnp.asarray(rng.uniform(-bound, bound, leaf.shape), jnp.float32)
+
+    return jax.tree.map(draw, shapes)
 
 
 def _train_step(

@@ -16,12 +16,12 @@ from diffax.processes.coefficients import (
     rates,
     transition,
 )
+from diffax.processes.discrete import FromTable
 from diffax.processes.gaussian import (
     EDM,
     VE,
     VP,
     Cosine,
-    FromTable,
     GaussianProcess,
     RectifiedFlow,
     SubVP,

@@ -1,6 +1,7 @@
 """Figures for ``result.json``: each solver's distance to the held-out images, with the floor beside it."""
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,6 +53,7 @@ def evaluate(
         row, found = evaluate_solver(config, model, params, name, solver, reference, workdir)
         rows.append(row)
         figures += found
+        print(f"measured {len(rows)}/{len(solvers)}: {method.format_row(row)}", file=sys.stderr, flush=True)
     if config.eval.likelihood_n:
         figures.append(likelihood_figure(config, model, params, reference))
     return {"figures": figures, "rows": rows}

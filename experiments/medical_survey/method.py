@@ -139,3 +139,11 @@ def by_class(labels: np.ndarray, rows: int = 10) -> np.ndarray:
         return np.arange(min(len(labels), 10 * rows))
     depth = min(rows, min(np.bincount(labels)))
     return np.stack([np.flatnonzero(labels == c)[:depth] for c in classes], axis=1).ravel()
+
+
+def format_row(row: Mapping[str, Any]) -> str:
+    """One line of the table for the terminal."""
+    return (
+        f"{row['framework']}: {row['solver']}, {row['nfe']} calls, Fréchet {row['frechet']:.2f}, "
+        f"class accuracy {row['class_accuracy']:.3f}, {row['seconds']:.1f} s"
+    )

@@ -26,7 +26,7 @@ CASES = {
 
 @pytest.mark.parametrize("process", CASES)
 def test_gaussian(process):
-    """With the usual prior N(0, sigma_max^2), up to 2.5 standard deviations from the mean, a dimension at a time.
+    """With the usual prior N(0, sigma_max^2), up to 2.5 standard deviations from the mean, in one dimension.
 
     VE's own end point is off by mean / sigma_max = 0.014 of a standard deviation; given the data's moments
     the prior is exact, and so is the likelihood, further out.

@@ -173,7 +173,7 @@ def test_thresholds():
 
 
 def test_inpainting_conditions_on_the_known_half():
-    """Correlated Gaussian: given x1 = 1.5, x2 has mean 1.2; replacement alone is biased, resampling mends it."""
+    """Correlated Gaussian: given x1 = 1.5, x2 has mean 1.2; replacement alone is biased, resampling helps."""
     process, cov = VE(0.01, 20.0), np.array([[1.0, 0.8], [0.8, 1.0]])
     denoise = gaussian_denoiser(process, np.zeros(2), cov)
     known = jnp.array([[1.5, 0.0]])

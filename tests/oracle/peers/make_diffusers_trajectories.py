@@ -73,7 +73,7 @@ class Replay:
         self.value = value
 
 
-class replayed:  # noqa: N801
+class replayed:
     """Replace the random draws of the schedulers by stored noise."""
 
     def __init__(self, replay):
@@ -149,7 +149,8 @@ def main():
             "made_by": "make_diffusers_trajectories.py",
             "diffusers": diffusers.__version__,
             "torch": torch.__version__,
-            "schedulers": "DDIM, DDPM, DPMSolverMultistep, HeunDiscrete; linear betas 1e-4 to 2e-2, 1000 entries",
+            "schedulers": "DDIM, DDPM, DPMSolverMultistep, HeunDiscrete",
+            "betas": "linear, 1e-4 to 2e-2, 1000 entries",
         },
         "weights": WEIGHTS.tolist(),
         "means": MEANS.tolist(),
