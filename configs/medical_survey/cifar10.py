@@ -3,7 +3,7 @@
     python -m experiments.main --config=configs/medical_survey/cifar10.py:full --workdir=runs/cifar10 \
         --config.data.data_dir=FOLDER
 
-Variants: ``full`` (the DDPM++-sized U-Net with EDM's training, for accelerators; Karras et al. 2022, table 7),
+Variants: ``full`` (a DDPM++-sized U-Net with EDM's training, for accelerators; Karras et al. 2022),
 ``ddpm`` (Ho et al. 2020's U-Net and schedule), ``smoke`` (seconds on a CPU).
 """
 
@@ -88,6 +88,6 @@ def get_config(variant: str = "full") -> ConfigDict:
         "solvers": {"ddpm": settings.solver("DDPM", settings.TABLE, "ddpm", "trailing", 1000)},
     }
     few = {"sde-heun": settings.solver("SDE", settings.EDM, "heun", "karras", 3)}
-    tiny = {**settings.UNET_8, "channels": 8, "heads": 2, "patch_size": 2}
+    tiny = {**settings.TINY, "patch_size": 2}
     variants = {"full": full, "ddpm": ddpm, "smoke": {**settings.smoke(DATA, few), "model": tiny}}
     return settings.variant_of(variant, variants, default="full")

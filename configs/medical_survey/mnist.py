@@ -17,6 +17,9 @@ UNET_28 = {
     "channel_multipliers": (1, 2, 2),
     "blocks_per_level": 2,
     "attention_levels": (False, False, True),
+    "resample": "pool",
+    "scale_shift": True,
+    "heads": 4,
     "dtype": "bfloat16",
 }
 
@@ -50,7 +53,7 @@ def get_config(variant: str = "full") -> ConfigDict:
         "full": full,
         "smoke": {
             **settings.smoke(DATA, few),
-            "model": {**settings.UNET_8, "channels": 8, "heads": 2, "patch_size": 2},
+            "model": {**settings.TINY, "patch_size": 2},
         },
     }
     return settings.variant_of(variant, variants, default="full")

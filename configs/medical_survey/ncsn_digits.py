@@ -3,7 +3,7 @@
     python -m experiments.main --config=configs/medical_survey/ncsn_digits.py:demo --workdir=runs/ncsn
 
 Song & Ermon 2019 (arXiv:1907.05600) with the improved techniques of 2020 (arXiv:2006.09011): the score is
-``network / sigma``, so the network predicts eps; the loss is weighted by sigma^2. Here its input is also scaled
+``network / sigma``, so the network predicts eps; the loss is weighted by sigma^2. Its input is scaled
 to unit variance. Variants: ``demo`` (minutes on 2 cores), ``smoke`` (seconds), ``full``.
 """
 

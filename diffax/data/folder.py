@@ -35,6 +35,9 @@ def open_folder(
     splits = {name: root / name for name in _SPLITS if (root / name).is_dir()}
     if splits:
         require_one_of(f"split of {path}", split, (*splits, "all"))
+        beside = sorted({f.relative_to(root).parts[0] for _, f in _images(root)} - set(splits))
+        allowed = f"nothing but the split folders {sorted(splits)}"
+        require(not beside, f"images of {path}", beside, allowed)
     files = {name: _images(folder) for name, folder in (splits or {"all": root}).items()}
     classes = _class_names([c for group in files.values() for c, _ in group], str(path))
     chosen = files[split] if split in files else [entry for group in files.values() for entry in group]

@@ -50,6 +50,7 @@ def read_parquet(
     ``image`` and ``label`` name the columns; a file without the label column gives items without
     labels. All images are decoded and checked now unless ``preload`` is false, which keeps the
     encoded bytes in memory and decodes at each reading. ``size``, ``channels``: see ``decode_image``.
+    Give ``num_classes`` where one split may lack the last class: files know nothing of each other.
     """
     tables = [_read_columns(path, image, label) for path in paths]
     files = zip(paths, tables, strict=True)

@@ -208,8 +208,12 @@ def _shapes() -> dict[tuple[str, ...], tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in flatten_dict(variables).items()}
 
 
-def _features(variables: dict[str, Any], images: Float[Array, "b h w c"]) -> Float[Array, "b 2048"]:
+def resize_299(images: Float[Array, "b h w c"]) -> Float[Array, "b 299 299 3"]:
+    """Grey to colour, then 299x299: bilinear between pixel centres, edges repeated, no antialiasing."""
     require(images.shape[-1] in (1, 3), "images: channels", images.shape[-1], "1 or 3")
     colour = jnp.broadcast_to(images, (*images.shape[:-1], 3))
-    large = jax.image.resize(colour, (len(colour), 299, 299, 3), "linear", antialias=False)
-    return cast(Array, FidInception().apply(variables, large))
+    return jax.image.resize(colour, (len(colour), 299, 299, 3), "linear", antialias=False)
+
+
+def _features(variables: dict[str, Any], images: Float[Array, "b h w c"]) -> Float[Array, "b 2048"]:
+    return cast(Array, FidInception().apply(variables, resize_299(images)))

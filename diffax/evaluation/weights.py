@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from diffax.checks import require
+from diffax.data.npz import read_arrays
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 
@@ -17,11 +18,8 @@ def read_state_dict(field: str, path: str | Path) -> dict[str, np.ndarray]:
     allowed = "an existing .npz or .safetensors file"
     require(path.is_file() and path.suffix in (".npz", ".safetensors"), field, str(path), allowed)
     try:
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # zip, json, struct and numpy each raise their own
+        return read_arrays(path) if path.suffix == ".npz" else _read_safetensors(path)
+    except Exception as error:  # json, struct and numpy each raise their own
         raise ValueError(
             f"{field}: got {str(path)!r} ({error!s}), allowed: {allowed} of plain arrays"
         ) from error

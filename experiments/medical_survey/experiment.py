@@ -61,9 +61,13 @@ def make_pipeline(config: ConfigDict, source: data.Source) -> data.Pipeline:
 
 
 def init_params(model: nn.Module, key: Key[Array, ""], shape: tuple[int, ...]) -> Params:
-    """Parameters for images of one shape."""
+    """Parameters for images of one shape.
+
+    Compiled without optimisation: the program runs once, and random numbers are slow to optimise.
+    """
     cond = method.condition(jnp.zeros(1, jnp.int32))
-    return jax.jit(model.init)(key, jnp.zeros((1, *shape)), jnp.zeros(1), cond)["params"]
+    init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
+    return init(key, jnp.zeros((1, *shape)), jnp.zeros(1), cond)["params"]
 
 
 def averaged(state: TrainState, name: str) -> Params:

@@ -22,6 +22,7 @@ from diffax.io import save_png, tile, write_atomically
 from diffax.losses import denoising_loss, drop_labels
 from diffax.processes import GaussianProcess
 from diffax.samplers import SampleOutput, Sampler
+from diffax.training import batch_sharding, make_mesh, replicate
 from diffax.training.step import Batch, LossFn
 from diffax.types import ApplyFn, Cond, DenoiseFn, Params
 from experiments import build
@@ -115,10 +116,18 @@ def in_batches(
     images, nfe = [], 0
     for start in range(0, len(labels), batch_size):
         take = np.arange(start, start + batch_size) % len(labels)  # the last batch is filled up, then cut
-        out = generate(params, keys[take], jnp.asarray(labels[take]))
+        out = generate(*place(params, keys[take], labels[take]))
         images.append(np.asarray(out.x))
         nfe = int(out.nfe)
     return np.concatenate(images)[: len(labels)], nfe
+
+
+def place(params: Params, keys: Array, labels: np.ndarray) -> tuple[Params, Array, Array]:
+    """The arguments of a sampler with the batch split over the devices, where they divide it."""
+    count = jax.device_count() if len(labels) % jax.device_count() == 0 else 1
+    mesh = make_mesh(count)
+    split = jax.device_put((keys, jnp.asarray(labels)), batch_sharding(mesh))
+    return replicate(params, mesh), *split
 
 
 def save_samples(folder: Path, name: str, images: np.ndarray, labels: np.ndarray) -> None:

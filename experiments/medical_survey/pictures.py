@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffax.data import stack_items
-from diffax.evaluation import nearest
+from diffax.evaluation.nearest import nearest
 from diffax.io import read_metrics, save_png, tile, write_atomically
 from diffax.types import Params
 from experiments import build
@@ -64,7 +64,7 @@ def draw_trajectory(config: ConfigDict, folder: Path, params: Params, name: str)
     keys = jax.random.split(jax.random.key(config.seed + 4), len(labels))
     steps = np.asarray(generate(params, keys, labels, return_path=True).path)
     frames = steps[:, np.linspace(0, steps.shape[1] - 1, 10).round().astype(int)]
-    scale = np.maximum(1.0, frames.std(axis=(2, 3, 4), keepdims=True) / 0.6)
+    scale = np.maximum(1.0, frames.std(axis=(2, 3, 4), keepdims=True) / 0.8)
     return _sheet(folder / f"trajectory-{name}.png", (frames / scale).reshape(-1, *shape))
 
 

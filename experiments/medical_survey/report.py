@@ -41,19 +41,21 @@ def make_report(config: ConfigDict, folder: str) -> Path:
 def describe(config: ConfigDict, figures: Mapping[str, Any], minutes: float) -> str:
     """What the numbers were measured on."""
     floor, accuracy = figures["floor/frechet"], figures["classifier_held_out_accuracy"]
+    everything = figures["floor_all_training/frechet"]
     where = workdir.environment()
-    text = (
-        f"One network, trained for {config.train.num_steps} steps of {config.train.batch_size} images, "
-        f"serves every row. Fréchet distance of {floor.n_fake} samples to {floor.n_real} held-out images "
-        f"(split {floor.split}); features of "
-        f"{floor.extractor['name']} {floor.extractor['digest'][:12]}, which reads "
-        f"{accuracy.value:.1%} of the held-out images; the first row is the same for training images: the "
-        f"floor. Seed {floor.seed}; {where['device']}, jax {where['jax']}; {minutes:.1f} minutes in all."
+    extractor = f"{floor.extractor['name']} {floor.extractor['digest'][:12]}"
+    sentences = (
+        f"One network, trained for {config.train.num_steps} steps of {config.train.batch_size} images,",
+        f"serves every row. Fréchet distance of {floor.n_fake} samples to {floor.n_real} held-out images",
+        f"(split {floor.split}); features of {extractor}, which reads {accuracy.value:.1%} of the held-out",
+        "images; the first row is the same for as many training images",
+        f"(for all {everything.n_fake} of them: {everything.value:.2f}). Seed {floor.seed};",
+        f"{where['device']}, jax {where['jax']}; {minutes:.1f} minutes in all.",
     )
     bits = figures.get("bits_per_dim")
-    return text + (
-        f" Held-out likelihood: {bits.value:.2f} bits per pixel (n = {bits.n_real})." if bits else ""
-    )
+    if bits:
+        sentences += (f"Held-out likelihood: {bits.value:.2f} bits per pixel (n = {bits.n_real}).",)
+    return " ".join(sentences)
 
 
 def program(argv: Sequence[str]) -> None:

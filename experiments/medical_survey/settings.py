@@ -20,13 +20,22 @@ UNET_8 = {
     "blocks_per_level": 1,
     "attention_levels": (False, False),
     "middle_attention": True,
-    "heads": 4,
+    "heads": 1,
     "dropout": 0.1,
-    "resample": "pool",
-    "scale_shift": True,
+    "patch_size": 1,
+    "resample": "conv",
+    "scale_shift": False,
     "time_embedding": "fourier",
     "time_scale": 1.0,
     "dtype": "float32",
+    "remat": False,
+}
+TINY = {
+    **UNET_8,
+    "channels": 8,
+    "channel_multipliers": (1,),
+    "attention_levels": (False,),
+    "middle_attention": False,
 }
 
 
@@ -83,7 +92,7 @@ def base() -> ConfigDict:
                 "threshold": "none",
                 "ema": "warmup:0.999",
             },
-            "eval": {"n": 360, "batch_size": 120, "likelihood_n": 0, "classifier_steps": 800},
+            "eval": {"n": 360, "batch_size": 120, "likelihood_n": 0, "classifier_steps": 600},
             "solvers": {},
         }
     )
@@ -109,10 +118,9 @@ def variant_of(
 
 def smoke(settings: Mapping[str, Any], solvers: Mapping[str, Any]) -> dict[str, Any]:
     """A run of seconds with every part in it: a tiny network, few steps and samples."""
-    tiny = {**UNET_8, "channels": 8, "heads": 2}
     return {
         **settings,
-        "model": tiny,
+        "model": dict(TINY),
         "solvers": solvers,
         "train.num_steps": 20,
         "train.log_every": 5,

@@ -67,7 +67,7 @@ def test_npz_with_one_array_wants_a_holdout(tmp_path):
             r"arrays: got \['pictures'\], allowed: x_train and x_test",
         ),
         ({"x_train": np.zeros((2, 4))}, r"x_train: shape: got \(2, 4\)"),
-        ({"x_train": np.full((2, 4, 4), 3.0)}, r"x_train\[0\]: got 3.0, allowed: values in \[-1, 1\]"),
+        ({"x_train": np.full((2, 4, 4), 3.0)}, r"x_train\[0\]: got 3.0, allowed: finite values in \[-1, 1\]"),
         ({"x_train": np.zeros((2, 4, 4)), "y_train": np.zeros(3, int)}, r"y_train|label of .*: shape"),
         ({"x_train": np.zeros((2, 4, 4)), "y_train": np.zeros(2)}, "dtype: got 'float64'"),
         ({"x_test": np.zeros((2, 4, 4))}, "split of .*: got 'train', allowed: one of all, test"),
@@ -112,6 +112,9 @@ def test_folder_with_classes_and_splits(tmp_path):
     assert (len(train), len(open_source(root, "all"))) == (2, 3)
     with pytest.raises(ValueError, match=r"split of .*: got 'val', allowed: one of all, test, train"):
         open_source(root, "val")
+    _folder(root, {"plane/1.png": a})  # "train" may be a class of vehicles after all
+    with pytest.raises(ValueError, match=r"images of .*: got \['plane'\], allowed: nothing but the split"):
+        open_source(root, "train")
 
 
 def test_flat_folder_has_no_labels_and_preloads_to_the_same_items(tmp_path):
@@ -156,7 +159,7 @@ def test_sixteen_bit_keeps_its_depth_and_needs_a_range(tmp_path, suffix):
     image = open_source(root, "all", value_range=(0, 60000))[0]["image"][..., 0]
     np.testing.assert_allclose(image, deep / 30000 - 1, atol=1e-6)
     assert open_source(root, "all", value_range=(0, 60000), size=2)[0]["image"].shape == (2, 2, 1)
-    with pytest.raises(ValueError, match=rf"a.{suffix}: got 60000.0, allowed: values in \[0, 4095\]"):
+    with pytest.raises(ValueError, match=rf"a.{suffix}: got 60000.0, allowed: finite values in \[0, 4095\]"):
         open_source(root, "all", value_range=(0, 4095), preload=True)
 
 

@@ -16,7 +16,7 @@ from diffax.evaluation import (
 
 @pytest.fixture(scope="module")
 def classifier():
-    return train_classifier(digits("train"), digits("test"), seed=0, steps=400)
+    return train_classifier(digits("train"), digits("test"), seed=0, steps=300)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from diffax.evaluation import (
     stream_stats,
 )
 from diffax.evaluation.features import FeatureExtractor, digest_of
-from diffax.evaluation.inception import FidInception, torch_names
+from diffax.evaluation.inception import FidInception, resize_299, torch_names
 from diffax.evaluation.weights import read_state_dict
 
 
@@ -133,6 +133,25 @@ def test_inception_agrees_with_the_port_that_its_weights_come_from(tmp_path):
     np.testing.assert_allclose(features[:, ::256], _PEER, rtol=2e-5)
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), _PEER_NORMS, rtol=1e-5)
     assert extractor.digest == digest_of(state)
+
+
+@pytest.mark.parametrize("shape", [(12, 7, 3), (610, 450, 1)])
+def test_resizing_interpolates_between_the_two_nearest_pixels_also_when_it_shrinks(shape):
+    image = _images(1, shape)[0].astype(np.float64)
+    resized = np.asarray(resize_299(jnp.asarray(image[None], jnp.float32)))[0]
+
+    def taps(i, n):
+        at = np.clip((i + 0.5) * n / 299 - 0.5, 0, n - 1)
+        low = int(at)
+        return low, min(low + 1, n - 1), at - low
+
+    for i, j in [(0, 0), (298, 298), (150, 17), (3, 222), (299 // 2, 100)]:
+        top, bottom, u = taps(i, shape[0])
+        left, right, v = taps(j, shape[1])
+        upper = (1 - v) * image[top, left] + v * image[top, right]
+        lower = (1 - v) * image[bottom, left] + v * image[bottom, right]
+        expected = (1 - u) * upper + u * lower
+        np.testing.assert_allclose(resized[i, j], np.broadcast_to(expected, 3), atol=2e-4)
 
 
 def test_inception_has_the_published_number_of_parameters():

@@ -55,11 +55,19 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"half")
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+    for step in ("os.fsync", "pathlib.Path.replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(step, fail)
+            with pytest.raises(OSError, match="disk full"):
+                write_atomically(path, b"half")
+        assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_notes_must_be_json_that_everyone_reads(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_result(tmp_path / "result.json", _FIGURES, {"lr": float("nan")})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ def fir_filter(
 ) -> Float[Array, "b h2 w2 c"]:
     """Filter both image axes with the binomial kernel (1, 3, 3, 1), of gain ``up`` an axis.
 
-    A constant image stays constant wherever the kernel does not reach the border, for every ``up`` and
-    ``down``. Source: Zhang 2019 (anti-aliasing); Song et al. 2021, appendix H.
+    With ``up`` 1 or 2 a constant image stays constant wherever the kernel does not reach the border.
+    Source: Zhang 2019 (anti-aliasing); Song et al. 2021, appendix H.
     """
     taps = [up * tap / sum(BINOMIAL) for tap in BINOMIAL]
     for axis in (1, 2):
