@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 _CACHE = flags.DEFINE_string(
@@ -40,36 +40,40 @@ def compilation_cache() -> str:
 
 
 def run(program: Callable[[Sequence[str]], None]) -> int:
-    """Parse the flags, run, and turn errors from bad input into one line and exit status 2."""
+    """Parse the flags, run, and turn errors from bad input into one line and exit status 2.
+
+    With ``DIFFAX_TRACEBACK=1`` in the environment every error keeps its traceback.
+    """
     try:
-        rest = flags.FLAGS(sys.argv)
-        if rest[1:]:
-            raise ValueError(f"arguments: got {list(rest[1:])}, allowed: flags only")
-        program(rest)
-    except (
-        flags.Error,
-        app.UsageError,
-        ValueError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        FileNotFoundError,
-    ) as error:
-        if os.environ.get("DIFFAX_TRACEBACK"):
+        program(parse(sys.argv))
+    except (ValueError, OSError, RuntimeError) as error:
+        status = _status(error)
+        if status is None or os.environ.get("DIFFAX_TRACEBACK"):
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if type(error).__module__.split(".")[0] != "diffax" or os.environ.get("DIFFAX_TRACEBACK"):
-            raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2 if type(error).__name__ == "CheckpointError" else 1
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return status
     return 0
 
 
-def _one_line(error: BaseException) -> str:
-    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(str(text).split())
+def parse(argv: Sequence[str]) -> list[str]:
+    """Set the flags. A mistake in them, or an error in a configuration file, is a ``ValueError``."""
+    try:
+        rest = flags.FLAGS(list(argv))
+    except Exception as error:  # flags and configuration files raise many kinds
+        raise ValueError(
+            error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+        ) from error
+    if rest[1:]:
+        raise ValueError(f"arguments: got {rest[1:]}, allowed: flags only")
+    return rest
+
+
+def _status(error: Exception) -> int | None:
+    """2 for bad input, 1 for a run that had to stop, None for a fault of the program itself."""
+    if isinstance(error, (ValueError, OSError)):
+        return 2
+    names = {"CheckpointError": 2, "NonFiniteLossError": 1}
+    return names.get(type(error).__name__)
 
 
 if __name__ == "__main__":

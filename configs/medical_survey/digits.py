@@ -14,7 +14,7 @@ from experiments.medical_survey import settings
 SOLVERS = {
     "ddpm": settings.solver("DDPM", settings.TABLE, "ddpm", "trailing", 100),
     "ddim": settings.solver("DDPM", settings.TABLE, "ddim", "trailing", 50),
-    "ncsn": settings.solver("NCSN", settings.VE, "annealed_langevin", "log_snr", 20),
+    "ncsn": settings.solver("NCSN", settings.NCSN, "annealed_langevin", "log_snr", 20),
     "sde-pc": settings.solver("SDE", settings.VE, "predictor_corrector", "log_snr", 40),
     "sde-em": settings.solver("SDE", settings.VP, "euler_maruyama", "log_snr", 60),
     "sde-ode": settings.solver("SDE", settings.SUB_VP, "probability_flow", "uniform", 2),

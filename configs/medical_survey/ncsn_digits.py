@@ -13,7 +13,7 @@ from experiments.medical_survey import settings
 
 TRAINING = {
     "framework": "ncsn",
-    "process": settings.VE,
+    "process": settings.NCSN,
     "output": "eps",
     "sigma_data": 0.5,
     "time_input": "c_noise",
@@ -24,9 +24,9 @@ TRAINING = {
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    solvers = {"ncsn": settings.solver("NCSN", settings.VE, "annealed_langevin", "log_snr", 24)}
-    few = {"ncsn": settings.solver("NCSN", settings.VE, "annealed_langevin", "log_snr", 4)}
-    fine = {"ncsn": settings.solver("NCSN", settings.VE, "annealed_langevin", "log_snr", 200)}
+    solvers = {"ncsn": settings.solver("NCSN", settings.NCSN, "annealed_langevin", "log_snr", 24)}
+    few = {"ncsn": settings.solver("NCSN", settings.NCSN, "annealed_langevin", "log_snr", 4)}
+    fine = {"ncsn": settings.solver("NCSN", settings.NCSN, "annealed_langevin", "log_snr", 200)}
     demo = {**TRAINING, "solvers": solvers}
     variants = {
         "demo": demo,

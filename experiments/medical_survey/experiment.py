@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
-from diffax import data
+from diffax import checks, data
 from diffax.training import TrainState, ema, init_net, make_optimizer, make_train_step
 from diffax.types import Params
 from experiments import build
@@ -28,6 +28,9 @@ def make_experiment(config: ConfigDict) -> Experiment:
     solvers = {name: method.make_solver(value) for name, value in config.solvers.items()}
     optimizer = make_optimizer(build.make_optimizer_config(config.train.optimizer), config.train.num_steps)
     averages = {name: ema.parse(name) for name in config.train.ema}
+    checks.require_one_of("sample.ema", config.sample.ema, ("", *averages))
+    build.make_guidance(config.sample.guidance, config.sample.threshold)
+    method.make_denoiser(config, build.make_apply(model), None, process)  # checks what it predicts
 
     def init(key: Key[Array, ""]) -> TrainState:
         init_key, run_key = jax.random.split(key)

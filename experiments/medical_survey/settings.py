@@ -9,6 +9,8 @@ from diffax import checks
 
 TABLE = {"name": "FromTable", "table": "linear", "n": 1000}
 VE = {"name": "VE", "sigma_min": 0.02, "sigma_max": 20.0}
+# the largest noise is about the largest distance between two digits (Song & Ermon 2020, technique 1)
+NCSN = {"name": "VE", "sigma_min": 0.03, "sigma_max": 8.0}
 VP = {"name": "VP", "beta_min": 0.1, "beta_max": 20.0}
 SUB_VP = {"name": "SubVP", "beta_min": 0.1, "beta_max": 20.0}
 EDM = {"name": "EDM", "t_min": 0.002, "t_max": 80.0}

@@ -35,7 +35,8 @@ def digests(workdir):
     """Digest of every array of each checkpoint, by step."""
     found = {}
     for path in (workdir / "checkpoints").glob("*/meta/metadata"):
-        found[int(path.parts[-3])] = json.loads(path.read_text())["digest"]
+        if path.parts[-3].isdigit():  # not one that is still being written
+            found[int(path.parts[-3])] = json.loads(path.read_text())["digest"]
     return found
 
 
