@@ -22,7 +22,7 @@ from diffax.checks import require
 from diffax.data import Source, epoch, pipeline
 from diffax.data.npz import read_arrays
 from diffax.evaluation.features import FeatureExtractor, Images, digest_of, map_batches
-from diffax.evaluation.result import write_atomically
+from diffax.io.files import write_bytes
 from diffax.types import Params
 
 _FEATURES = 64
@@ -115,7 +115,7 @@ def save_classifier(path: str | Path, classifier: Classifier) -> str:
     }
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    write_atomically(Path(path), buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
     return classifier.extractor.digest
 
 

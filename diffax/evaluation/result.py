@@ -7,13 +7,13 @@ reader never sees half of one.
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from diffax.checks import require
+from diffax.io.files import write_text
 
 
 class Figure(NamedTuple):
@@ -61,7 +61,7 @@ def write_result(
     result = Result(tuple(figures), dict(notes or {}))
     rows = [figure._asdict() | {"value": _to_json(figure.value)} for figure in result.figures]
     text = json.dumps({"figures": rows, "notes": result.notes}, indent=1, allow_nan=False)
-    write_atomically(Path(path), (text + "\n").encode())
+    write_text(path, text + "\n")
     return result
 
 
@@ -81,20 +81,6 @@ def merge(*results: Result) -> Result:
     figures = {figure.identity: figure for result in results for figure in result.figures}
     notes = {key: value for result in results for key, value in result.notes.items()}
     return Result(tuple(figures.values()), notes)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary file beside the target, then rename: all of the file, or the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _to_json(value: float) -> float | str:

@@ -27,7 +27,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file atomically."""
-    write_atomically(path, lambda temporary: _write(temporary, text))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -35,5 +35,10 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_atomically(path, write)

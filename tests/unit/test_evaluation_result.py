@@ -6,7 +6,7 @@ import math
 import pytest
 
 from diffax.evaluation import Figure, Result, merge, random_features, read_result, write_result
-from diffax.evaluation.result import write_atomically
+from diffax.io.files import write_bytes
 
 _FIGURES = [
     Figure("frechet", 1.25, 1437, 360, "test", random_features(1).label, 0),
@@ -59,7 +59,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
         with monkeypatch.context() as patch:
             patch.setattr(step, fail)
             with pytest.raises(OSError, match="disk full"):
-                write_atomically(path, b"half")
+                write_bytes(path, b"half")
         assert path.read_bytes() == before
         assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
