@@ -39,37 +39,35 @@ def log_snr(process: GaussianProcess, n: int, *, final: str = "t_min") -> Float[
     return _finish(process, process.time(jnp.linspace(low, high, _levels(n, final))), final)
 
 
-def trailing(process: GaussianProcess, n: int, *, table_size: int = 1000) -> Float[Array, "{n}+1"]:
+def trailing(process: GaussianProcess, n: int, *, table_size: int | None = None) -> Float[Array, "{n}+1"]:
     """Table indices ``round(N, N - N/n, ...) - 1``: starts at the noisiest entry, ends at zero.
 
-    Lin et al. 2023 (arXiv:2305.08891), table 2.
+    ``table_size`` N defaults to the process's own, or 1,000. Lin et al. 2023 (arXiv:2305.08891), table 2.
     """
-    _check_table_steps(n, table_size)
-    return from_indices(
-        process, np.round(np.arange(table_size, 0, -table_size / n)) - 1, table_size=table_size
-    )
+    size = _table_size(process, n, table_size)
+    return from_indices(process, np.round(np.arange(size, 0, -size / n)[:n]) - 1, table_size=size)
 
 
 def leading(
-    process: GaussianProcess, n: int, *, table_size: int = 1000, offset: int = 0
+    process: GaussianProcess, n: int, *, table_size: int | None = None, offset: int = 0
 ) -> Float[Array, "{n}+1"]:
     """Table indices ``offset + (0, k, 2k, ...)`` with ``k = N // n``, noisiest first, ends at zero.
 
     Song et al. 2020 (arXiv:2010.02502). Its first entry is not the noisiest of the table.
     """
-    _check_table_steps(n, table_size)
-    return from_indices(process, np.arange(n)[::-1] * (table_size // n) + offset, table_size=table_size)
+    size = _table_size(process, n, table_size)
+    return from_indices(process, np.arange(n)[::-1] * (size // n) + offset, table_size=size)
 
 
 def from_indices(
-    process: GaussianProcess, indices: Sequence[int] | np.ndarray, *, table_size: int = 1000
+    process: GaussianProcess, indices: Sequence[int] | np.ndarray, *, table_size: int | None = None
 ) -> Float[Array, "points"]:
-    """The times ``(i + 1) / N`` of decreasing entries of a table of size N, then ``t_zero``."""
-    index = np.asarray(indices)
-    inside = index.ndim == 1 and index.size > 0 and index.min() >= 0 and index.max() < table_size
-    checks.require(bool(inside), "indices", indices, f"a vector of integers in [0, {table_size - 1}]")
+    """The times ``t_max (i + 1) / N`` of decreasing entries of a table of size N, then ``t_zero``."""
+    index, size = np.asarray(indices), _table_size(process, 1, table_size)
+    inside = index.ndim == 1 and index.size > 0 and index.min() >= 0 and index.max() < size
+    checks.require(bool(inside), "indices", indices, f"a vector of integers in [0, {size - 1}]")
     checks.require(bool(np.all(np.diff(index) < 0)), "indices", indices, "strictly decreasing integers")
-    return _finish(process, jnp.asarray((index + 1) / table_size), "zero")
+    return _finish(process, process.t_max * jnp.asarray((index + 1) / size), "zero")
 
 
 def validate(process: GaussianProcess, grid: Float[ArrayLike, "..."]) -> None:
@@ -114,5 +112,8 @@ def _log_snr_range(process: GaussianProcess) -> tuple[Array, Array]:
     return marginal(process, process.t_min).log_snr, marginal(process, process.t_max).log_snr
 
 
-def _check_table_steps(n: int, table_size: int) -> None:
-    checks.require(1 <= n <= table_size, "n", n, f"an integer in [1, {table_size}]")
+def _table_size(process: GaussianProcess, n: int, given: int | None) -> int:
+    """The size of the table, checked against the number of steps."""
+    size = int(given or getattr(process, "table_size", 1000))
+    checks.require(1 <= n <= size, "n", n, f"an integer in [1, {size}]")
+    return size

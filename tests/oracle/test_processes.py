@@ -231,6 +231,10 @@ def test_table_grids():
     np.testing.assert_allclose(1000 * grids.trailing(process, 4), [1000, 750, 500, 250, 0], atol=1e-3)
     np.testing.assert_allclose(1000 * grids.leading(process, 4), [751, 501, 251, 1, 0], atol=1e-3)
     np.testing.assert_allclose(1000 * grids.from_indices(process, [9, 3]), [10, 4, 0], atol=1e-3)
+    short = FromTable(tables.linear(200))
+    np.testing.assert_allclose(200 * grids.trailing(short, 4), [200, 150, 100, 50, 0], atol=1e-3)
+    np.testing.assert_allclose(grids.trailing(PROCESSES["EDM"], 4), [80, 60, 40, 20, 0], atol=1e-3)
+    assert [grids.trailing(process, n).shape[0] for n in (3, 7, 300, 999)] == [4, 8, 301, 1000]
 
 
 @pytest.mark.parametrize(
