@@ -35,9 +35,9 @@ DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
 def open_source(config: Mapping[str, Any], split: str) -> data.Source:
-    """``{"source": name or path, "data_dir": folder or ""}``."""
-    options = {"data_dir": config["data_dir"]} if config["data_dir"] else {}
-    return data.open_source(config["source"], split, **options)
+    """``config.data``: a name or a path, and those of its options that are not empty or zero."""
+    names = ("data_dir", "holdout", "size", "channels")
+    return data.open_source(config["source"], split, **{name: config[name] for name in names if config[name]})
 
 
 def make_process(config: Mapping[str, Any]) -> GaussianProcess:

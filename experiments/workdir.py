@@ -7,6 +7,7 @@ pictures and ``result.json`` are made by the modes.
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -78,8 +79,19 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
 def write_figures(config: ConfigDict, path: Path, state: TrainState, found: Mapping[str, Any]) -> None:
     """``result.json`` from what an experiment measured."""
     notes = {"config": config.to_dict(), "step": int(state.step), **environment(), "rows": found["rows"]}
-    write_result(path / "result.json", found["figures"], json.loads(json.dumps(notes, default=str)))
+    write_result(path / "result.json", found["figures"], _plain(notes))
     print(f"wrote {path / 'result.json'}")
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON has them: numbers that are not finite, and other objects, as text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def draw(config: ConfigDict, workdir: str) -> None:

@@ -114,6 +114,6 @@ def _log_snr_range(process: GaussianProcess) -> tuple[Array, Array]:
 
 def _table_size(process: GaussianProcess, n: int, given: int | None) -> int:
     """The size of the table, checked against the number of steps."""
-    size = int(given or getattr(process, "table_size", 1000))
+    size: int = getattr(process, "table_size", 1000) if given is None else given
     checks.require(1 <= n <= size, "n", n, f"an integer in [1, {size}]")
     return size

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from diffax import bits_per_dim, data
 from diffax.evaluation import (
     Classifier,
+    FeatureExtractor,
     Figure,
     copy_check,
     extract,
@@ -23,6 +24,7 @@ from diffax.evaluation import (
     kernel_distance,
     load_classifier,
     prdc,
+    random_features,
     save_classifier,
     train_classifier,
 )
@@ -34,9 +36,10 @@ _HELD_OUT = "test"
 
 
 class Reference(NamedTuple):
-    """What generated images are compared with."""
+    """What generated images are compared with. ``classifier`` is None for data without labels."""
 
-    classifier: Classifier
+    classifier: Classifier | None
+    extractor: FeatureExtractor
     train: data.Batch
     held_out: data.Batch
     held_out_features: np.ndarray
@@ -60,22 +63,18 @@ def evaluate(
 
 
 def make_reference(config: ConfigDict, workdir: Path) -> Reference:
-    """Real images of both splits, and the feature classifier: trained once, then kept in the workdir."""
+    """Real images of both splits; features of the data's own classifier, else of a fixed random network."""
     train, held_out = (build.open_source(config.data, split) for split in ("train", _HELD_OUT))
-    path = workdir / "classifier.npz"
-    if path.exists():
-        classifier = load_classifier(path)
-    else:
-        classifier = train_classifier(train, held_out, seed=config.seed, steps=config.eval.classifier_steps)
-        save_classifier(path, classifier)
     real = data.stack_items(held_out)
-    features = extract(classifier.extractor, real["image"])
-    return Reference(classifier, data.stack_items(train), real, features)
+    labelled = "label" in real and config.data.classes > 0
+    classifier = _classifier(config, train, held_out, workdir / "classifier.npz") if labelled else None
+    extractor = classifier.extractor if classifier else random_features(real["image"].shape[-1])
+    return Reference(classifier, extractor, data.stack_items(train), real, extract(extractor, real["image"]))
 
 
 def floor_figures(config: ConfigDict, reference: Reference) -> list[Figure]:
     """The same distance for real training images: as many as samples, with their classes, and all of them."""
-    features = extract(reference.classifier.extractor, reference.train["image"])
+    features = extract(reference.extractor, reference.train["image"])
     rng = np.random.default_rng(config.seed)
     wanted = _labels_like(reference.held_out, config.eval.n)
     floors = []
@@ -84,11 +83,14 @@ def floor_figures(config: ConfigDict, reference: Reference) -> list[Figure]:
         floors.append(frechet_distance(reference.held_out_features, features[take]))
     everything = frechet_distance(reference.held_out_features, features)
     whole = _figure(config, reference, "floor_all_training/frechet", everything)
-    return [
+    figures = [
         _figure(config, reference, "floor/frechet", float(np.mean(floors))),
         whole._replace(n_fake=len(features)),
-        _figure(config, reference, "classifier_held_out_accuracy", reference.classifier.accuracy),
     ]
+    if reference.classifier is not None:
+        accuracy = reference.classifier.accuracy
+        figures.append(_figure(config, reference, "classifier_held_out_accuracy", accuracy))
+    return figures
 
 
 def evaluate_solver(
@@ -118,7 +120,7 @@ def evaluate_solver(
 
 def measure(images: np.ndarray, labels: np.ndarray, reference: Reference) -> dict[str, float]:
     """Distances, fidelity and diversity, class accuracy, and the check for copies."""
-    features = extract(reference.classifier.extractor, images)
+    features = extract(reference.extractor, images)
     quality = prdc(reference.held_out_features, features)
     copies = copy_check(images, reference.train["image"], reference.held_out["image"])
     size = min(len(features), len(reference.held_out_features)) // 2
@@ -137,10 +139,10 @@ def measure(images: np.ndarray, labels: np.ndarray, reference: Reference) -> dic
     }
 
 
-def class_accuracy(images: np.ndarray, labels: np.ndarray, classifier: Classifier) -> float:
-    """How often the classifier reads the class that was asked for; NaN where none was."""
+def class_accuracy(images: np.ndarray, labels: np.ndarray, classifier: Classifier | None) -> float:
+    """How often the classifier reads the class that was asked for; NaN where there are none."""
     asked = labels >= 0
-    if not asked.any():
+    if classifier is None or not asked.any():
         return math.nan
     predicted = np.asarray(classifier.logits(jnp.asarray(images))).argmax(axis=1)
     return float(np.mean(predicted[asked] == labels[asked]))
@@ -165,6 +167,15 @@ def likelihood_figure(config: ConfigDict, model: nn.Module, params: Params, refe
 
     value = float(np.mean(np.asarray(bits(params, images))))
     return Figure("bits_per_dim", value, n_real=n, split=_HELD_OUT, seed=config.seed)
+
+
+def _classifier(config: ConfigDict, train: data.Source, held_out: data.Source, path: Path) -> Classifier:
+    """Trained once, then kept in the workdir."""
+    if path.exists():
+        return load_classifier(path)
+    classifier = train_classifier(train, held_out, seed=config.seed, steps=config.eval.classifier_steps)
+    save_classifier(path, classifier)
+    return classifier
 
 
 def _labels_like(held_out: data.Batch, n: int) -> np.ndarray:
@@ -192,6 +203,6 @@ def _figure(config: ConfigDict, reference: Reference, name: str, value: float) -
         n_real=len(reference.held_out["image"]),
         n_fake=config.eval.n,
         split=_HELD_OUT,
-        extractor=reference.classifier.extractor.label,
+        extractor=reference.extractor.label,
         seed=config.seed,
     )

@@ -23,6 +23,13 @@ def make_experiment(config: ConfigDict) -> Experiment:
     """Check the configuration by building everything it names, then hand out the parts."""
     source = build.open_source(config.data, "train")
     shape = tuple(source.spec.shapes["image"])
+    allowed = f"0 (ignore labels) or {source.spec.num_classes or 0}, those of {config.data.source}"
+    checks.require(
+        config.data.classes in (0, source.spec.num_classes),
+        "config.data.classes",
+        config.data.classes,
+        allowed,
+    )
     model = build.make_model(config.model, config.data.classes)
     process = build.make_process(config.process)
     solvers = {name: method.make_solver(value) for name, value in config.solvers.items()}

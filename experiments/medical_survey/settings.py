@@ -65,7 +65,16 @@ def base() -> ConfigDict:
             "output": "F",
             "sigma_data": 0.5,
             "time_input": "c_noise",
-            "data": {"source": "digits", "data_dir": "", "flip": False, "classes": 10, "levels": 17},
+            "data": {
+                "source": "digits",  # or "mnist", "cifar10", a folder of images, a .npz, .parquet, tfds:NAME
+                "data_dir": "",  # where the files of a named source are
+                "holdout": 0.0,  # share kept for evaluation, of data without splits of its own
+                "size": 0,  # side that a folder's images are cropped and resized to
+                "channels": 0,  # of a folder's images: 1 or 3
+                "classes": 10,  # of the labels; 0 to ignore them
+                "flip": False,
+                "levels": 17,  # grey levels, for bits per dimension
+            },
             "loss": {
                 "times": {"name": "log_normal", "mean": -1.2, "std": 1.2},
                 "weighting": {"name": "edm", "sigma_data": 0.5},

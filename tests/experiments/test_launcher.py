@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffax.io import save_png
+
 ROOT = Path(__file__).parents[2]
 DDPM = "configs/medical_survey/ddpm_digits.py:smoke"
 ENVIRONMENT = {
@@ -131,6 +133,30 @@ def test_another_runs_folder_is_left_alone(trained):
     assert done.returncode == 2
     assert "config.model.channels" in done.stderr
     assert digests(trained) == before
+
+
+def test_a_folder_of_ones_own_images_without_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(300):
+        save_png(folder / f"{index}.png", rng.uniform(-1, 1, (9, 12, 3)))
+    data = [
+        f"--config.data.{k}={v}"
+        for k, v in {"source": folder, "holdout": 0.4, "size": 8, "classes": 0}.items()
+    ]
+    few = ["--config.train.num_steps=2", "--config.eval.n=100"]
+    done = launch(tmp_path / "w", *data, "--config.data.classes=3", *few)
+    assert done.returncode == 2
+    assert "config.data.classes: got 3" in done.stderr
+    for mode in ("train", "eval", "sample"):
+        done = launch(tmp_path / "w", *data, *few, mode=mode)
+        assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "w" / "result.json").read_text())
+    figures = {figure["name"]: figure for figure in result["figures"]}
+    assert figures["ddim/frechet"]["extractor"]["name"].startswith("random")
+    assert figures["ddim/class_accuracy"]["value"] == "nan"
+    assert np.load(tmp_path / "w" / "samples-ddim.npz")["image"].shape == (10, 8, 8, 3)
 
 
 def test_damaged_data_is_named(tmp_path):
