@@ -12,6 +12,7 @@ from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
 from diffax import checks, data
+from diffax.processes import GaussianProcess
 from diffax.training import TrainState, ema, init_net, make_optimizer, make_train_step
 from diffax.types import Params
 from experiments import build
@@ -23,21 +24,12 @@ def make_experiment(config: ConfigDict) -> Experiment:
     """Check the configuration by building everything it names, then hand out the parts."""
     source = build.open_source(config.data, "train")
     shape = tuple(source.spec.shapes["image"])
-    allowed = f"0 (ignore labels) or {source.spec.num_classes or 0}, those of {config.data.source}"
-    checks.require(
-        config.data.classes in (0, source.spec.num_classes),
-        "config.data.classes",
-        config.data.classes,
-        allowed,
-    )
     model = build.make_model(config.model, config.data.classes)
     process = build.make_process(config.process)
     solvers = {name: method.make_solver(value) for name, value in config.solvers.items()}
     optimizer = make_optimizer(build.make_optimizer_config(config.train.optimizer), config.train.num_steps)
     averages = {name: ema.parse(name) for name in config.train.ema}
-    checks.require_one_of("sample.ema", config.sample.ema, ("", *averages))
-    build.make_guidance(config.sample.guidance, config.sample.threshold)
-    method.make_denoiser(config, build.make_apply(model), None, process)  # checks what it predicts
+    check(config, model, process, source)
 
     def init(key: Key[Array, ""]) -> TrainState:
         init_key, run_key = jax.random.split(key)
@@ -62,6 +54,16 @@ def make_experiment(config: ConfigDict) -> Experiment:
         evaluate=evaluate,
         draw=draw,
     )
+
+
+def check(config: ConfigDict, model: nn.Module, process: GaussianProcess, source: data.Source) -> None:
+    """Raise ``ValueError`` now for what would else fail after the folder was written or the run trained."""
+    classes, theirs = config.data.classes, source.spec.num_classes
+    allowed = f"0 (ignore labels) or {theirs or 0}, those of {config.data.source}"
+    checks.require(classes in (0, theirs), "config.data.classes", classes, allowed)
+    checks.require_one_of("config.sample.ema", config.sample.ema, ("", *config.train.ema))
+    build.make_guidance(config.sample.guidance, config.sample.threshold)
+    method.make_denoiser(config, build.make_apply(model), None, process)
 
 
 def make_pipeline(config: ConfigDict, source: data.Source) -> data.Pipeline:
