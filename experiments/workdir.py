@@ -168,6 +168,7 @@ def environment() -> dict[str, Any]:
 
 def open_mesh(devices: int) -> Mesh | None:
     """A mesh of ``devices``; None for one. On a CPU, cores serve as devices: two train faster than one."""
+    checks.require(devices >= 1, "config.devices", devices, "an integer >= 1")
     if devices == 1:
         return None
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stand

@@ -25,8 +25,9 @@ class CheckpointStore:
     """The checkpoints of one run in ``directory``, newest ``keep`` kept.
 
     Each is written under a temporary name and renamed when whole, and carries a digest of its arrays. A
-    damaged newest one is passed over for the newest whole one, with a warning; if none is whole,
-    :class:`CheckpointError` is raised rather than training from the start.
+    damaged newest one is passed over for the newest whole one, with a warning, and moved beside the directory
+    (``NAME-damaged``) when the run saves again. If none is whole, :class:`CheckpointError` is raised rather
+    than training from the start.
     """
 
     def __init__(self, directory: str | Path, keep: int = 3) -> None:
@@ -35,6 +36,7 @@ class CheckpointStore:
         checks.require(keep >= 1, "keep", keep, "an integer >= 1")
         self._ocp = ocp
         self._directory = Path(directory).absolute()
+        self._damaged: set[int] = set()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
@@ -46,6 +48,7 @@ class CheckpointStore:
 
     def save(self, state: TrainState, data: Any) -> None:
         """Save the state and the position in the data, under the state's step."""
+        self._set_damaged_aside()
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -68,6 +71,7 @@ class CheckpointStore:
             try:
                 return self._restore_one(step, template)
             except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
+                self._damaged.add(step)
                 _LOG.warning(
                     "checkpoint %d in %s is not whole (%s)", step, self._directory, _first_line(error)
                 )
@@ -93,6 +97,17 @@ class CheckpointStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _set_damaged_aside(self) -> None:
+        """Make room for the steps that will be saved again; nothing is deleted."""
+        shelf = self._directory.with_name(f"{self._directory.name}-damaged")
+        for step in self._damaged:
+            shelf.mkdir(exist_ok=True)
+            taken = sum(path.name.split(".")[0] == str(step) for path in shelf.iterdir())
+            (self._directory / str(step)).rename(shelf / (f"{step}.{taken}" if taken else str(step)))
+        if self._damaged:
+            self._damaged.clear()
+            self._manager.reload()
 
     def _restore_one(self, step: int, template: TrainState) -> tuple[TrainState, Any]:
         abstract = jax.tree.map(_abstract, _to_arrays(template))

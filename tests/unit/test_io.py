@@ -83,6 +83,24 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, damage, caplog):
     assert "not whole" in caplog.text
 
 
+def test_a_run_that_fell_back_saves_the_lost_step_again(tmp_path):
+    folder = tmp_path / "checkpoints"
+    with CheckpointStore(folder) as store:
+        store.save(state_at(1, fill=1.0), {"step": 1})
+        store.save(state_at(2, fill=2.0), {"step": 2})
+    for path in array_files(folder, 2):
+        path.write_bytes(b"")
+    with CheckpointStore(folder) as store:
+        store.restore(state_at(0))
+        assert (folder / "2").exists()  # reading moves nothing
+        store.save(state_at(2, fill=3.0), {"step": 2})
+        assert store.steps() == [1, 2]
+    with CheckpointStore(folder) as store:
+        state, _ = store.restore(state_at(0))
+    assert_same(state, state_at(2, fill=3.0))
+    assert [path.name for path in (tmp_path / "checkpoints-damaged").iterdir()] == ["2"]
+
+
 def test_no_whole_checkpoint_is_an_error_not_a_new_start(tmp_path):
     with CheckpointStore(tmp_path) as store:
         store.save(state_at(1), {})
