@@ -35,8 +35,10 @@ def dpmpp_2m(eta: float | Float[Array, ""] = 0.0) -> Sampler:
         extrapolated = x0 + jnp.where(jnp.isfinite(slope), slope, 0.0) * (x0 - x0_last)
         decay = _decay(eta, h)
         mean = then.sigma / now.sigma * decay * x - then.alpha * jnp.expm1(-(1.0 + eta) * h) * extrapolated
-        noise = then.sigma * jnp.sqrt(jnp.maximum(1.0 - decay**2, 0.0)) * context.noise(x)
-        return mean + noise, (x0, half.astype(half_last.dtype))
+        carry = (x0, half.astype(half_last.dtype))
+        if isinstance(eta, float | int) and eta == 0:  # drawing noise would cost more than the step
+            return mean, carry
+        return mean + then.sigma * jnp.sqrt(jnp.maximum(1.0 - decay**2, 0.0)) * context.noise(x), carry
 
     def nfe(process: object, grid: Array, carry: Carry) -> Array:
         return jnp.asarray(grid.shape[0] - 1)
