@@ -192,6 +192,18 @@ def test_inpainting_conditions_on_the_known_half():
     assert errors[2] < 0.1
 
 
+def test_the_known_part_carries_each_levels_noise():
+    """After one step to s it is N(alpha_s known, sigma_s^2)."""
+    known = jnp.full((1, 1), 2.0)
+    sampler = inpaint(heun(), known, jnp.ones((1, 1), bool))
+    keys = jax.random.split(jax.random.key(1), 4000)
+    denoise = gaussian_denoiser(PROCESS, 0.0, 1.0)
+    x = sample(keys, denoise, PROCESS, sampler, jnp.array([0.8, 0.5]), shape=(1,)).x
+    alpha, sigma, _ = marginal(PROCESS, 0.5)
+    assert float(x.mean()) == pytest.approx(2.0 * float(alpha), abs=0.06)
+    assert float(x.std()) == pytest.approx(float(sigma), rel=0.05)
+
+
 # ---- denoisers made of networks
 
 

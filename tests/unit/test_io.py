@@ -56,7 +56,7 @@ def test_round_trip_and_keep(tmp_path):
     assert jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "delete", "flip", "no_meta"])
+@pytest.mark.parametrize("damage", ["truncate", "delete", "flip", "other_arrays", "no_meta"])
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, damage, caplog):
     with CheckpointStore(tmp_path) as store:
         store.save(state_at(1, fill=1.0), {"step": 1})
@@ -72,6 +72,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, damage, caplog):
         content = bytearray(files[0].read_bytes())
         content[len(content) // 2] ^= 1
         files[0].write_bytes(bytes(content))
+    elif damage == "other_arrays":  # readable, but not what was saved
+        path = tmp_path / "2" / "meta" / "metadata"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "digest": "0" * 64}))
     else:
         for path in (tmp_path / "2" / "meta").rglob("*"):
             path.unlink()

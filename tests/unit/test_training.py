@@ -109,6 +109,15 @@ def test_accumulation_equals_the_whole_batch():
         step(state, {"x": jnp.asarray(batch["x"])})
 
 
+def test_each_part_of_an_accumulated_batch_has_its_own_noise():
+    """The mean of four independent normals has standard deviation one half; of four equal ones, one."""
+    noisy = lambda p, b, k: (jnp.sum(p["w"]) * 0.0, {"z": jax.random.normal(k)})  # noqa: E731
+    state, step = make(loss=noisy, accumulate=4)
+    step, batch = jax.jit(step), {"x": jnp.zeros((4, 3))}
+    draws = [step(state.replace(step=jnp.asarray(i)), batch)[1]["z"] for i in range(300)]
+    assert float(np.std(draws)) == pytest.approx(0.5, abs=0.08)
+
+
 def test_resume_is_bit_for_bit():
     state, step = make()
     whole = train(state, step, Numbers(), num_steps=20)
