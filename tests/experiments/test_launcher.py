@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,7 +19,9 @@ DDPM = "configs/medical_survey/ddpm_digits.py:smoke"
 ENVIRONMENT = {
     **os.environ,
     "XLA_FLAGS": "",  # one device, as a user has it
-    "JAX_COMPILATION_CACHE_DIR": os.environ.get("DIFFAX_TEST_CACHE", "/tmp/diffax-jax-cache"),
+    "JAX_COMPILATION_CACHE_DIR": os.environ.get(
+        "DIFFAX_TEST_CACHE", str(Path(tempfile.gettempdir()) / "diffax-jax-cache")
+    ),
 }
 
 
