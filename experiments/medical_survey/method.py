@@ -27,6 +27,19 @@ from diffax.training.step import Batch, LossFn
 from diffax.types import ApplyFn, Cond, DenoiseFn, Params
 from experiments import build
 
+TITLES = {
+    "ddpm": "ancestral",
+    "ddpm_large": "ancestral (large variance)",
+    "ddim": "DDIM",
+    "heun": "Heun",
+    "heun_churn": "Heun with churn",
+    "euler_maruyama": "Euler-Maruyama",
+    "dpmpp_2m": "DPM-Solver++(2M)",
+    "dpmpp_2m_sde": "DPM-Solver++(2M) SDE",
+    "predictor_corrector": "predictor-corrector",
+    "annealed_langevin": "annealed Langevin",
+    "probability_flow": "adaptive probability flow",
+}
 UNCONDITIONAL = -1  # a label that asks for no class
 
 
@@ -45,7 +58,7 @@ def make_solver(config: Mapping[str, Any]) -> Solver:
     process = build.make_process(config["process"])
     grid = build.make_grid(config["grid"], process, config["steps"])
     sampler = build.make_sampler(config["sampler"], process, config["steps"])
-    label = f"{config['process']['name']} · {config['sampler']} · {config['steps']} steps"
+    label = f"{TITLES[config['sampler']]}, {config['process']['name']}, {config['steps']} steps"
     return Solver(config["framework"], process, sampler, grid, label)
 
 

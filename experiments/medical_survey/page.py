@@ -18,7 +18,8 @@ img { max-width: 100%; image-rendering: pixelated }
 figure { margin: 1.2rem 0 }
 figcaption { color: #444 }
 .sheets { display: flex; flex-wrap: wrap; gap: 1rem }
-.sheets figure { flex: 1 1 20rem; margin: 0 }
+.sheets figure { margin: 0 }
+figcaption { max-width: 28rem }
 """
 _COLUMNS = (
     ("framework", "{framework}"),

@@ -33,7 +33,7 @@ def draw_all(
     neighbours = draw_neighbours(config, folder, best[0]["name"])
     return [
         Section("Samples", sheets, wide=False),
-        Section("From noise (left) to samples (right)", paths),
+        Section("From noise (left) to samples (right)", paths, wide=False),
         Section("Training", [(draw_loss(folder), "Loss, mean since the last log")]),
         Section("Are they copies?", [(neighbours, "Samples, each above the training scan nearest to it")]),
     ]
