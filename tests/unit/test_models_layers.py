@@ -157,7 +157,7 @@ def attention_by_loops(x, kernel, bias, heads):
     for b in range(batch):
         projected = x[b] @ kernel + bias
         for head in range(heads):
-            query, key, value = (projected[:, part * channels + head * size :][:, :size] for part in range(3))
+            query, key, value = (projected[:, (3 * head + part) * size :][:, :size] for part in range(3))
             for i in range(tokens):
                 weights = special.softmax([query[i] @ key[j] / size**0.5 for j in range(tokens)])
                 mixed[b, i, head * size : (head + 1) * size] = weights @ value

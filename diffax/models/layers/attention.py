@@ -29,7 +29,8 @@ class SelfAttention(nn.Module):
         allowed = f"a divisor of the {channels} channels"
         require(self.heads > 0 and channels % self.heads == 0, "heads", self.heads, allowed)
         qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(x)
-        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, -1), 2, 0)
+        # heads outermost, so that a split of the columns over devices keeps each head's q, k and v together
+        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, self.heads, 3, -1), 3, 0)
         mixed = jax.nn.dot_product_attention(q, k, v).reshape(batch, tokens, channels)
         return dense(channels, zero_init=self.zero_init, dtype=self.dtype, name="out")(mixed)
 
