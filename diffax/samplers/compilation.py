@@ -1,5 +1,6 @@
 """Compile a batched function for one device, a mesh, or the older pmap interface: same results."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ def compile(
     """Compile ``fn``, whose arguments numbered in ``batched`` have a leading batch axis on every leaf.
 
     The other arguments are replicated. Every output leaf is batched or a scalar that does not depend on
-    the sample. ``backend="jit"`` splits the batch over the first axis of ``mesh`` (default: one device);
+    the sample. ``backend="jit"`` splits the batch over the axes of ``mesh`` but "tensor" (default: one
+    device);
     ``"pmap"`` over all local devices.
 
     Raises:
@@ -32,10 +34,12 @@ def _jitted(fn: Callable[..., Any], mesh: Mesh | None, batched: Sequence[int]) -
     compiled = jax.jit(fn)
     if mesh is None:
         return compiled
-    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    axes = tuple(name for name in mesh.axis_names if name != "tensor")
+    sharding = NamedSharding(mesh, PartitionSpec(axes))
+    devices = math.prod(mesh.shape[name] for name in axes)
 
     def call(*args: Any) -> Any:
-        _check_batch(args, batched, mesh.shape[mesh.axis_names[0]])
+        _check_batch(args, batched, devices)
         placed = [jax.device_put(arg, sharding) if i in batched else arg for i, arg in enumerate(args)]
         return compiled(*placed)
 

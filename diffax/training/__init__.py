@@ -1,25 +1,52 @@
 """Training: state, step, averages, optimisers and the loop."""
 
 from diffax.training import ema
-from diffax.training.loop import NonFiniteLossError, resume, train
+from diffax.training.feed import DataIterator, Feed
+from diffax.training.loop import NonFiniteLossError, train
 from diffax.training.optim import OptimizerConfig, make_optimizer
-from diffax.training.sharding import batch_sharding, make_mesh, replicate
+from diffax.training.preemption import Preemption
+from diffax.training.sharding import (
+    abstract,
+    batch_sharding,
+    bytes_per_device,
+    create,
+    data_shard,
+    make_mesh,
+    parse_mesh,
+    place,
+    place_batch,
+    replicate,
+    replicated,
+    tree_shardings,
+)
 from diffax.training.state import NetState, TrainState, count_params
-from diffax.training.step import init_net, make_train_step
+from diffax.training.step import guard, init_net, make_train_step
 
 __all__ = [
+    "DataIterator",
+    "Feed",
     "NetState",
     "NonFiniteLossError",
     "OptimizerConfig",
+    "Preemption",
     "TrainState",
+    "abstract",
     "batch_sharding",
+    "bytes_per_device",
     "count_params",
+    "create",
+    "data_shard",
     "ema",
+    "guard",
     "init_net",
     "make_mesh",
     "make_optimizer",
     "make_train_step",
+    "parse_mesh",
+    "place",
+    "place_batch",
     "replicate",
-    "resume",
+    "replicated",
     "train",
+    "tree_shardings",
 ]

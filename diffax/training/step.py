@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from diffax import checks
 from diffax.training import ema
@@ -18,6 +18,7 @@ Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
 LossFn = Callable[[Params, Batch, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+GuardedStep = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics, Array]]
 
 
 def init_net(
@@ -39,10 +40,9 @@ def make_train_step(
     """A pure ``(state, batch) -> (state, metrics)`` for the named network. Jit it with the state donated.
 
     ``loss_fn(params, batch, key)`` returns the loss and metrics. With ``accumulate = k`` the batch is cut
-    into k parts taken one after another, and their gradients averaged.
+    into k parts (every k-th row) taken one after another, and their gradients averaged.
 
-    A step whose loss or gradient is not finite changes no network; ``metrics["finite"]`` is then 0, and the
-    loop stops there. The step itself always advances.
+    ``metrics["finite"]`` is 0 where the loss or the gradient is not finite; :func:`guard` acts on it.
     """
     checks.require(accumulate >= 1, "accumulate", accumulate, "an integer >= 1")
 
@@ -56,11 +56,27 @@ def make_train_step(
         new = old.replace(
             params=params, opt_state=opt_state, ema=ema.update(old.ema, params, averages, state.step)
         )
-        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
         metrics = {**metrics, "grad_norm": norm, "finite": finite.astype(jnp.float32)}
-        return state.replace(step=state.step + 1, nets={**state.nets, net: kept}), metrics
+        return state.replace(step=state.step + 1, nets={**state.nets, net: new}), metrics
 
     return train_step
+
+
+def guard(train_step: TrainStep) -> GuardedStep:
+    """``(state, batch, alive) -> (state, metrics, alive)``: the last good state survives a bad step.
+
+    From the first step on whose ``metrics["finite"]`` is 0 (or whose loss is not finite), ``alive`` is false
+    and the state stays as it was before that step, its counter included, however many steps follow.
+    """
+
+    def step(state: TrainState, batch: Batch, alive: Bool[Array, ""]) -> tuple[TrainState, Metrics, Array]:
+        new, metrics = train_step(state, batch)
+        finite = (metrics.get("finite", 1.0) > 0) & jnp.isfinite(metrics["loss"])
+        alive = alive & finite
+        kept = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state)
+        return kept, {**metrics, "finite": finite.astype(jnp.float32)}, alive
+
+    return step
 
 
 def _gradients(
@@ -88,4 +104,5 @@ def _gradients(
 
 def _pieces(leaf: Array, parts: int) -> Array:
     checks.require(leaf.shape[0] % parts == 0, "batch", leaf.shape[0], f"a multiple of accumulate={parts}")
-    return leaf.reshape(parts, -1, *leaf.shape[1:])
+    # every parts-th row: a batch that is split over devices stays split evenly, without communication
+    return leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
