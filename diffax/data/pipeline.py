@@ -1,12 +1,15 @@
 """Batches from a source: shuffled anew each epoch, shared between hosts, and resumable to the batch.
 
-The order is a pure function of (seed, epoch, position): one permutation per epoch of the whole source,
-of which shard i takes the positions i, i + shard_count, ... . Augmentation draws its randomness from
-the position too. So shards are disjoint and together one pass, the k-th global batch holds the same
-items whatever the number of shards, and the state of a pipeline is one integer, equal on all hosts.
+The order is a pure function of (seed, epoch, position): one permutation per epoch of the whole source.
+With S shards and batches of b, the k-th global batch is the positions k B .. (k+1) B - 1, B = S b, of
+which shard i takes k B + i b .. k B + (i+1) b - 1. Augmentation draws its randomness from the position
+too. So the shards' k-th batches, joined in the order of the shards, are the k-th batch of a single shard
+with batches of B, item for item: noise that is drawn per row of the global batch meets the same items
+whatever the number of hosts. The state of a pipeline is one integer, equal on all hosts.
 """
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -75,24 +78,22 @@ def pipeline(
       shard_index, shard_count: this host's part, e.g. ``jax.process_index()``, ``jax.process_count()``.
       augment: functions ``(item, rng) -> item``, applied in order.
       repeat: go on for ever, each epoch in another order; else one pass.
-      drop_remainder: leave out an epoch's last items where they fill no batch (other ones each epoch),
-        so that all shards make the same number of steps. If false, one pass is complete to the item.
+      drop_remainder: leave out an epoch's last items where they fill no global batch (other ones each
+        epoch), so that all shards make the same number of steps. If false, one pass is complete to the
+        item: the last global batch is smaller, and a later shard may have a part of it or none.
       workers: threads that read ahead; the batches are the same for any number. Worth it for sources
         that decode files.
 
-    Raises ``ValueError`` for numbers out of range, and for a batch larger than the shard.
+    Raises ``ValueError`` for numbers out of range, and where a shard would have no batch at all.
     """
     _check(len(source), batch_size, seed, shard_index, shard_count, workers)
-    unequal = repeat and not drop_remainder and len(source) % shard_count > 0
-    require(not unequal, "drop_remainder", False, "True where unequal shards repeat: they would drift apart")
+    batches = _global_batches(len(source), batch_size, shard_count, repeat, drop_remainder)
     grain = optional_import("grain.python")
     data = _shuffled(grain, source, seed) if shuffle else grain.MapDataset.source(source).seed(seed)
     for function in _as_sequence(augment):
         data = data.random_map(function)  # before slicing: the randomness belongs to the global position
-    stop = len(source) - len(source) % shard_count if drop_remainder else len(source)
-    data = data.slice(slice(shard_index, stop, shard_count)).batch(batch_size, drop_remainder=drop_remainder)
-    steps = len(data)
-    require(steps > 0, "batch_size", batch_size, f"at most the {stop // shard_count} items of a shard")
+    data = data.batch(batch_size, drop_remainder=drop_remainder)
+    data = data.slice(slice(shard_index, batches, shard_count))
     identity = {
         "items": len(source),
         "global_batch_size": batch_size * shard_count,
@@ -101,7 +102,7 @@ def pipeline(
         "drop_remainder": int(drop_remainder),
     }
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
-    return Pipeline(data.repeat() if repeat else data, options, identity, steps)
+    return Pipeline(data.repeat() if repeat else data, options, identity, len(data))
 
 
 def epoch(source: Source, batch_size: int) -> Iterator[Batch]:
@@ -127,6 +128,25 @@ def _shuffled(grain: Any, source: Source, seed: int) -> Any:
 
     order = grain.MapDataset.range(n).seed(seed)
     return order.map_with_index(lambda i, _: source[int(permutation(i // n)[i % n])])
+
+
+def _global_batches(n: int, batch_size: int, shards: int, repeat: bool, drop_remainder: bool) -> int:
+    """How many batches of ``batch_size`` all shards together make of one epoch; checked."""
+    if drop_remainder:
+        allowed = f"at most {n // shards}: {shards} shards share {n} items"
+        require(n >= batch_size * shards, "batch_size", batch_size, allowed)
+        return n // (batch_size * shards) * shards
+    batches = math.ceil(n / batch_size)
+    allowed = f"at most {_largest(n, shards)}: each of {shards} shards needs a batch of {n} items"
+    require(batches >= shards, "batch_size", batch_size, allowed)
+    unequal = repeat and batches % shards > 0
+    require(not unequal, "drop_remainder", False, "True where unequal shards repeat: they would drift apart")
+    return batches
+
+
+def _largest(n: int, shards: int) -> int:
+    """The largest b >= 1 with ceil(n / b) >= shards, for shards <= n."""
+    return n if shards == 1 else (n - 1) // (shards - 1)
 
 
 def _as_sequence(augment: Augmentation | Sequence[Augmentation] | None) -> Sequence[Augmentation]:
