@@ -3,8 +3,10 @@
     python -m experiments.main --config=configs/medical_survey/ddpm_digits.py:demo --workdir=DIR \
         --mode=train|eval|sample
 
-The same command again resumes. Single values are changed by ``--config.train.num_steps=500`` and the like.
-Bad input ends with one line and exit status 2, and changes nothing.
+The same command again resumes; SIGTERM saves and ends with status 0. Single values are changed by
+``--config.train.num_steps=500`` and the like, the mesh by ``--config.mesh=4x2x1``. On several hosts the same
+command runs on each, with ``--multihost`` and, off a cluster that JAX knows, ``--coordinator=HOST:PORT
+--process_count=N --process_id=I``. Bad input ends with one line and exit status 2, and changes nothing.
 """
 
 import os
@@ -19,24 +21,34 @@ _CACHE = flags.DEFINE_string(
     os.environ.get("JAX_COMPILATION_CACHE_DIR", ""),
     "folder for compiled programs, shared by runs; empty for none",
 )
+_MULTIHOST = flags.DEFINE_bool("multihost", False, "one of several processes that make one run")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0 (or DIFFAX_COORDINATOR)")
+_PROCESS_COUNT = flags.DEFINE_integer("process_count", 0, "of the run (or DIFFAX_PROCESS_COUNT)", 0)
+_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "of this process, from 0 (or DIFFAX_PROCESS_ID)", -1)
 
 
 def main(argv: Sequence[str]) -> None:
     """Run one mode of one experiment."""
-    from experiments import workdir  # after the flags: a typing error should not wait for JAX
+    from experiments import modes  # after the flags: a typing error should not wait for JAX
 
     values = flags.FLAGS
     for name in ("config", "workdir"):
         if values[name].value is None:
             raise ValueError(f"--{name}: got None, allowed: a path")
-    workdir.set_compilation_cache(compilation_cache())
-    mode = {"train": workdir.train, "eval": workdir.evaluate, "sample": workdir.draw}[values["mode"].value]
-    mode(values["config"].value, values["workdir"].value)
+    start_jax()
+    mode = {"train": modes.train, "eval": modes.evaluate, "sample": modes.draw}[values["mode"].value]
+    options = modes.Options(values["profile"].value, values["checkpoint"].value)
+    mode(values["config"].value, values["workdir"].value, options)
 
 
-def compilation_cache() -> str:
-    """The folder that ``--compilation_cache`` names."""
-    return str(_CACHE.value)
+def start_jax() -> None:
+    """Join the other hosts and set the compilation cache, as the flags say."""
+    from diffax.training import distributed
+    from experiments import devices
+
+    devices.set_compilation_cache(str(_CACHE.value))
+    if _MULTIHOST.value:
+        distributed.initialize(_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
 
 
 def run(program: Callable[[Sequence[str]], None]) -> int:
@@ -80,4 +92,6 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "configuration file, as path.py:variant")
     flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, pictures, results")
     flags.DEFINE_enum("mode", "train", ["train", "eval", "sample"], "what to do")
+    flags.DEFINE_bool("profile", False, "write a trace of a few training steps into the workdir")
+    flags.DEFINE_string("checkpoint", "newest", "what eval and sample look at: newest, best, or a step")
     sys.exit(run(main))

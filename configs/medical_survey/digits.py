@@ -25,13 +25,13 @@ SOLVERS = {
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    demo = {"solvers": SOLVERS, "eval.likelihood_n": 60, "train.num_steps": 1600, "devices": 2}
+    demo = {"solvers": SOLVERS, "eval.likelihood_n": 60, "train.num_steps": 1600, "cpu_devices": 2}
     variants = {
         "demo": demo,
         "smoke": settings.smoke(
             demo, {name: {**SOLVERS[name], "steps": 4} for name in ("ddpm", "ncsn", "sde-dpm")}
         )
-        | {"eval.likelihood_n": 0, "devices": 1},
+        | {"eval.likelihood_n": 0, "cpu_devices": 1},
         "full": {**demo, "train.num_steps": 16_000},
     }
     return settings.variant_of(variant, variants)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import serialization
 
 from diffax import checks
@@ -224,7 +225,8 @@ def _from_arrays(tree: dict[str, Any], template: TrainState) -> TrainState:
     def wrap(leaf: Any, like: Any) -> Any:
         if not _is_typed_key(like):
             return leaf
-        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like))
+        impl = jax.random.key_impl(jnp.empty((), like.dtype))  # like may be a shape without values
+        return jax.random.wrap_key_data(leaf, impl=impl)
 
     typed = jax.tree.map(wrap, tree, serialization.to_state_dict(template))
     return serialization.from_state_dict(template, typed)

@@ -15,7 +15,8 @@ class MetricsWriter:
     """Appends one JSON object a line to ``metrics.jsonl`` in a run's directory.
 
     ``resume(step)`` drops what a killed run wrote after its last checkpoint, so that a resumed run leaves the
-    same file as an undisturbed one. ``close`` writes ``metrics.csv`` with the same rows.
+    same file as an undisturbed one. Speed goes to ``performance.jsonl``, which only grows. ``close`` writes
+    ``metrics.csv`` with the same rows.
     """
 
     def __init__(self, directory: str | Path, tensorboard: bool = True) -> None:
@@ -32,19 +33,26 @@ class MetricsWriter:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one row, on disk when the call returns."""
-        row = {"step": step, **{name: float(value) for name, value in values.items()}}
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        if self._board is not None:
-            _add_to_tensorboard(self._board, step, values)
+        self._append(self._path.name, step, values)
+
+    def write_performance(self, step: int, figures: Mapping[str, float]) -> None:
+        """Append a row to ``performance.jsonl``: speed and memory, which no two runs share."""
+        self._append("performance.jsonl", step, figures)
 
     def close(self) -> None:
         """Write the CSV file, and finish TensorBoard's."""
         write_text(self._directory / "metrics.csv", to_csv(read_metrics(self._path)))
         if self._board is not None:
             self._board.close()
+
+    def _append(self, name: str, step: int, values: Mapping[str, float]) -> None:
+        row = {"step": step, **{field: float(value) for field, value in values.items()}}
+        with (self._directory / name).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        if self._board is not None:
+            _add_to_tensorboard(self._board, step, values)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

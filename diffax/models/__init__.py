@@ -3,6 +3,7 @@
 from diffax.models.dit import DiT
 from diffax.models.mlp import MLP
 from diffax.models.ncsnpp import NCSNpp
+from diffax.models.rules import TENSOR_RULES
 from diffax.models.unet import UNet
 
-__all__ = ["MLP", "DiT", "NCSNpp", "UNet"]
+__all__ = ["MLP", "TENSOR_RULES", "DiT", "NCSNpp", "UNet"]

@@ -20,8 +20,7 @@ def compile(
 
     The other arguments are replicated. Every output leaf is batched or a scalar that does not depend on
     the sample. ``backend="jit"`` splits the batch over the axes of ``mesh`` but "tensor" (default: one
-    device);
-    ``"pmap"`` over all local devices.
+    device); ``"pmap"`` over all local devices.
 
     Raises:
       ValueError: for an unknown backend, or a batch that the devices do not divide.

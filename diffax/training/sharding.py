@@ -153,6 +153,15 @@ def create(init: Callable[[], _T], mesh: Mesh, rules: Rules = ()) -> _T:
     return jax.jit(init, out_shardings=shardings, compiler_options=options)()
 
 
+def mesh_of(tree: Any) -> Mesh:
+    """The mesh on which a state or its parameters lie; the first device alone for arrays without one."""
+    for leaf in jax.tree.leaves(tree):
+        found = getattr(leaf, "sharding", None)
+        if isinstance(found, NamedSharding) and isinstance(found.mesh, Mesh):
+            return found.mesh
+    return make_mesh(1)
+
+
 def shardings_of(tree: Any) -> Any:
     """Where every array lies now."""
     return jax.tree.map(lambda leaf: leaf.sharding, tree)

@@ -28,6 +28,8 @@ from diffax.evaluation import (
     save_classifier,
     train_classifier,
 )
+from diffax.io import samples
+from diffax.training import mesh_of, place, replicated
 from diffax.types import Params
 from experiments import build
 from experiments.medical_survey import method
@@ -108,11 +110,13 @@ def evaluate_solver(
     generate = method.make_generate(config, model, shape, solver)
     key = jax.random.key(config.seed + 2)
     batch = config.eval.batch_size
-    compiled = generate.lower(*method.place(params, jax.random.split(key, batch), labels[:batch])).compile()
+    compiled = generate.lower(*samples.arguments(params, key, labels, 0, batch)).compile()
     start = time.perf_counter()  # compilation is outside the clock
-    images, nfe = method.in_batches(compiled, params, key, labels, batch)
+    outputs = list(samples.in_batches(compiled, params, key, labels, batch))
     seconds = time.perf_counter() - start
-    method.save_samples(workdir, name, images, labels)
+    images, nfe = np.concatenate([out.x for out in outputs]), int(outputs[0].nfe)
+    samples.write_npz(workdir / f"samples-{name}.npz", image=images, label=labels)
+    method.save_sheet(workdir, name, images, labels)
     values = {"nfe": nfe, "seconds": seconds, **measure(np.clip(images, -1, 1), labels, reference)}
     row = {"name": name, "framework": solver.framework, "solver": solver.label, **values}
     return row, [_figure(config, reference, f"{name}/{k}", v) for k, v in values.items()]
@@ -151,11 +155,12 @@ def class_accuracy(images: np.ndarray, labels: np.ndarray, classifier: Classifie
 def likelihood_figure(config: ConfigDict, model: nn.Module, params: Params, reference: Reference) -> Figure:
     """Bits per dimension of held-out images along the probability flow of the training process."""
     n = min(config.eval.likelihood_n, len(reference.held_out["image"]))
-    images = jnp.asarray(reference.held_out["image"][:n])
+    here = replicated(mesh_of(params))
+    images = place(reference.held_out["image"][:n], here)
     process = build.make_process(config.process)
     cond = None
     if "label" in reference.held_out and config.data.classes:
-        cond = method.condition(jnp.asarray(reference.held_out["label"][:n]))
+        cond = method.condition(reference.held_out["label"][:n])
 
     @jax.jit
     def bits(params: Params, images: jax.Array) -> jax.Array:

@@ -12,12 +12,25 @@ from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
 from diffax import checks, data
+from diffax.io import write_samples
+from diffax.models import TENSOR_RULES
 from diffax.processes import GaussianProcess
-from diffax.training import TrainState, ema, init_net, make_optimizer, make_train_step
+from diffax.training import (
+    TrainState,
+    ema,
+    init_net,
+    make_optimizer,
+    make_train_step,
+    mesh_of,
+    place,
+    replicated,
+)
+from diffax.training.loop import Validate
 from diffax.types import Params
 from experiments import build
 from experiments.base import Experiment
 from experiments.medical_survey import evaluation, method
+from experiments.progress import Counted
 
 
 def make_experiment(config: ConfigDict) -> Experiment:
@@ -40,19 +53,20 @@ def make_experiment(config: ConfigDict) -> Experiment:
         return evaluation.evaluate(config, model, averaged(state, config.sample.ema), solvers, workdir)
 
     def draw(state: TrainState, workdir: Path) -> None:
-        params = averaged(state, config.sample.ema)
         for name, solver in solvers.items():
             generate = method.make_generate(config, model, shape, solver)
-            draw_samples(config, generate, params, workdir, name)
+            draw_samples(config, generate, state, workdir, name)
 
     return Experiment(
         init=init,
         train_step=make_train_step(
             method.make_loss(config, model, process), optimizer, averages, accumulate=config.train.accumulate
         ),
-        data=lambda: make_pipeline(config, source),
+        data=lambda index, count: make_pipeline(config, source, index, count),
         evaluate=evaluate,
         draw=draw,
+        validate=make_validate(config, model, process) if config.train.validate_n else None,
+        sharding_rules=TENSOR_RULES,
     )
 
 
@@ -66,20 +80,35 @@ def check(config: ConfigDict, model: nn.Module, process: GaussianProcess, source
     method.make_denoiser(config, build.make_apply(model), None, process)
 
 
-def make_pipeline(config: ConfigDict, source: data.Source) -> data.Pipeline:
-    """Shuffled batches, the same for the same seed."""
+def make_pipeline(config: ConfigDict, source: data.Source, index: int, count: int) -> data.Pipeline:
+    """This process's rows of shuffled batches, the same for the same seed."""
+    size = config.train.batch_size
+    checks.require(size % count == 0, "config.train.batch_size", size, f"a multiple of {count} processes")
     flip = data.horizontal_flip() if config.data.flip else None
-    return data.pipeline(source, config.train.batch_size, config.seed, augment=flip)
+    return data.pipeline(
+        source, size // count, config.seed, shard_index=index, shard_count=count, augment=flip
+    )
+
+
+def make_validate(config: ConfigDict, model: nn.Module, process: GaussianProcess) -> Validate:
+    """The training loss of the averaged network on held-out images, under the same noise each time."""
+    held_out = data.stack_items(build.open_source(config.data, "test"), config.train.validate_n)
+    loss_fn = jax.jit(method.make_loss(config, model, process, train=False))
+    key = jax.random.key_data(jax.random.key(config.seed + 5))
+
+    def validate(state: TrainState) -> Mapping[str, float]:
+        here = replicated(mesh_of(state))
+        batch, raw = place(held_out, here), place(np.asarray(key), here)
+        loss, _ = loss_fn(averaged(state, config.sample.ema), batch, jax.random.wrap_key_data(raw))
+        return {"valid_loss": float(loss)}
+
+    return validate
 
 
 def init_params(model: nn.Module, key: Key[Array, ""], shape: tuple[int, ...]) -> Params:
-    """Parameters for images of one shape.
-
-    Compiled without optimisation: the program runs once, and random numbers are slow to optimise.
-    """
+    """Parameters for images of one shape."""
     cond = method.condition(jnp.zeros(1, jnp.int32))
-    init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
-    return init(key, jnp.zeros((1, *shape)), jnp.zeros(1), cond)["params"]
+    return model.init(key, jnp.zeros((1, *shape)), jnp.zeros(1), cond)["params"]
 
 
 def averaged(state: TrainState, name: str) -> Params:
@@ -88,10 +117,27 @@ def averaged(state: TrainState, name: str) -> Params:
     return net.ema[name] if name else net.params
 
 
-def draw_samples(config: ConfigDict, generate: Any, params: Params, workdir: Path, name: str) -> None:
-    """``config.sample.n`` samples, class after class."""
+def draw_samples(config: ConfigDict, generate: Any, state: TrainState, workdir: Path, name: str) -> None:
+    """``config.sample.n`` samples, class after class, as ``.npz`` files and a sheet."""
     n, classes = config.sample.n, config.data.classes
     labels = np.arange(n) % classes if classes else np.full(n, method.UNCONDITIONAL)
-    key = jax.random.key(config.seed + 1)
-    images, _ = method.in_batches(generate, params, key, labels, config.sample.batch_size)
-    method.save_samples(workdir, name, images, labels)
+    about = {
+        "step": int(state.step),
+        "solver": config.solvers[name].to_dict(),
+        "sample": config.sample.to_dict(),
+    }
+    files = write_samples(
+        lambda *arguments: generate(*arguments).x,
+        averaged(state, config.sample.ema),
+        jax.random.key(config.seed + 1),
+        labels,
+        workdir,
+        f"samples-{name}",
+        batch_size=config.sample.batch_size,
+        per_file=config.sample.per_file,
+        identity=about,
+        png=config.sample.png,
+        progress=Counted(name),
+    )
+    first = np.load(files[0])
+    method.save_sheet(workdir, name, first["image"], first["label"])

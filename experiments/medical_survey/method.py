@@ -18,11 +18,10 @@ from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from diffax import bind, sample
-from diffax.io import save_png, tile, write_atomically
+from diffax.io import save_png, tile
 from diffax.losses import denoising_loss, drop_labels
 from diffax.processes import GaussianProcess
 from diffax.samplers import SampleOutput, Sampler
-from diffax.training import batch_sharding, make_mesh, replicate
 from diffax.training.step import Batch, LossFn
 from diffax.types import ApplyFn, Cond, DenoiseFn, Params
 from experiments import build
@@ -76,8 +75,8 @@ def make_denoiser(
     )
 
 
-def make_loss(config: ConfigDict, model: nn.Module, process: GaussianProcess) -> LossFn:
-    """The framework's denoising loss on ``{"image", "label"}``, with labels dropped now and then."""
+def make_loss(config: ConfigDict, model: nn.Module, process: GaussianProcess, train: bool = True) -> LossFn:
+    """The framework's denoising loss on ``{"image", "label"}``; in training, labels and units drop out."""
     times = build.make_times(config.loss.times)
     weighting = build.make_weighting(config.loss.weighting)
 
@@ -85,8 +84,9 @@ def make_loss(config: ConfigDict, model: nn.Module, process: GaussianProcess) ->
         drop_key, dropout_key, noise_key = jax.random.split(key, 3)
         cond = {"label": batch["label"]} if "label" in batch else None
         if cond is not None:
-            cond = drop_labels(drop_key, cond, config.loss.drop_labels)
-        denoise = make_denoiser(config, build.make_apply(model, dropout_key), params, process)
+            cond = drop_labels(drop_key, cond, config.loss.drop_labels if train else 0.0)
+        apply_fn = build.make_apply(model, dropout_key if train else None)
+        denoise = make_denoiser(config, apply_fn, params, process)
         result = denoising_loss(
             noise_key, denoise, process, batch["image"], cond=cond, times=times, weighting=weighting
         )
@@ -121,35 +121,8 @@ def make_generate(config: ConfigDict, model: nn.Module, shape: tuple[int, ...], 
     return generate
 
 
-def in_batches(
-    generate: Any, params: Params, key: Key[Array, ""], labels: np.ndarray, batch_size: int
-) -> tuple[np.ndarray, int]:
-    """Images for all labels in batches of one size (one compilation), and the calls of the network."""
-    keys = jax.random.split(key, len(labels))
-    images, nfe = [], 0
-    for start in range(0, len(labels), batch_size):
-        take = np.arange(start, start + batch_size) % len(labels)  # the last batch is filled up, then cut
-        out = generate(*place(params, keys[take], labels[take]))
-        images.append(np.asarray(out.x))
-        nfe = int(out.nfe)
-    return np.concatenate(images)[: len(labels)], nfe
-
-
-def place(params: Params, keys: Array, labels: np.ndarray) -> tuple[Params, Array, Array]:
-    """The arguments of a sampler with the batch split over the devices, where they divide it."""
-    count = jax.device_count() if len(labels) % jax.device_count() == 0 else 1
-    mesh = make_mesh(count)
-    split = jax.device_put((keys, jnp.asarray(labels)), batch_sharding(mesh))
-    return replicate(params, mesh), *split
-
-
-def save_samples(folder: Path, name: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """``samples-NAME.npz`` with everything; a PNG sheet of up to 100, a column a class if there are ten."""
-
-    def write(path: Path) -> None:
-        np.savez_compressed(path, image=images, label=labels)
-
-    write_atomically(folder / f"samples-{name}.npz", write)
+def save_sheet(folder: Path, name: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """A PNG sheet of up to 100 samples, a column a class if there are ten."""
     sheet = tile(np.clip(images[by_class(labels)], -1, 1), columns=10, zoom=max(1, 40 // images.shape[1]))
     save_png(folder / f"samples-{name}.png", sheet)
 

@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from diffax.io import write_text
-from experiments import main, workdir
+from experiments import devices, main, modes
 from experiments.medical_survey import experiment, page, pictures
 
 
@@ -24,10 +24,10 @@ def make_report(config: ConfigDict, folder: str) -> Path:
     """Train where needed, evaluate, and write the page; returns its path."""
     start = time.monotonic()
     path = Path(folder)
-    workdir.train(config, folder)
-    parts, state = workdir.load(config, path)
+    modes.train(config, folder)
+    parts, state = modes.load(config, path)
     found = parts.evaluate(state, path)
-    workdir.write_figures(config, path, state, found)
+    modes.write_figures(config, path, state, found)
     params = experiment.averaged(state, config.sample.ema)
     sections = pictures.draw_all(config, path, params, found["rows"])
     figures = {figure.name: figure for figure in found["figures"]}
@@ -42,7 +42,7 @@ def describe(config: ConfigDict, figures: Mapping[str, Any], minutes: float) -> 
     """What the numbers were measured on."""
     floor, accuracy = figures["floor/frechet"], figures["classifier_held_out_accuracy"]
     everything = figures["floor_all_training/frechet"]
-    where = workdir.environment()
+    where = devices.environment()
     extractor = f"{floor.extractor['name']} {floor.extractor['digest'][:12]}"
     sentences = (
         f"One network, trained for {config.train.num_steps} steps of {config.train.batch_size} images,",
@@ -60,7 +60,7 @@ def describe(config: ConfigDict, figures: Mapping[str, Any], minutes: float) -> 
 
 def program(argv: Sequence[str]) -> None:
     """Make the report that the flags name."""
-    workdir.set_compilation_cache(main.compilation_cache())
+    main.start_jax()
     report = make_report(flags.FLAGS["config"].value, flags.FLAGS["workdir"].value)
     print(f"wrote {report}")
 

@@ -59,7 +59,8 @@ def base() -> ConfigDict:
             "experiment": "medical_survey",
             "framework": "sde",
             "seed": 0,
-            "devices": 1,
+            "mesh": "-1x1x1",  # data x fsdp x tensor; -1: all devices that the others leave
+            "cpu_devices": 1,  # on a CPU, cores (or threads of one) that serve as devices
             "process": dict(EDM),
             "model": dict(UNET_8),
             "output": "F",
@@ -87,7 +88,10 @@ def base() -> ConfigDict:
                 "ema": ("warmup:0.999",),
                 "log_every": 50,
                 "checkpoint_every": 500,
-                "keep": 2,
+                "keep": 2,  # newest checkpoints
+                "keep_every": 0,  # steps; those at its multiples are kept too
+                "best": "",  # a metric, such as valid_loss; the best checkpoint by it is kept too
+                "validate_n": 0,  # held-out images that valid_loss is measured on at every checkpoint
                 "optimizer": {
                     "learning_rate": 1e-3,
                     "warmup_steps": 100,
@@ -102,6 +106,8 @@ def base() -> ConfigDict:
                 "guidance": 1.0,
                 "threshold": "none",
                 "ema": "warmup:0.999",
+                "per_file": 10_000,  # samples in one .npz file
+                "png": False,  # also one PNG a sample
             },
             "eval": {"n": 360, "batch_size": 120, "likelihood_n": 0, "classifier_steps": 600},
             "solvers": {},

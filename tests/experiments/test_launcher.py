@@ -113,7 +113,7 @@ def test_kill_9_and_rerun_is_bit_for_bit_the_undisturbed_run(trained, tmp_path):
         (["--config.train.num_steps=many"], {}, ["num_steps", "many"]),
         ([], {"config": "configs/medical_survey/ddpm_digits.py:huge"}, ["variant", "huge", "demo", "smoke"]),
         ([], {"config": "configs/none.py"}, ["configs/none.py"]),
-        (["--config.devices=64"], {}, ["devices", "64"]),
+        (["--config.mesh=64x1x1"], {}, ["devices", "64"]),
         (["--config.output=noise"], {}, ["output", "noise", "eps"]),
         (["--config.data.source=/nowhere.npz"], {}, ["/nowhere.npz"]),
         ([], {"mode": "dance"}, ["mode", "dance"]),
