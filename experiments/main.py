@@ -11,6 +11,7 @@ command runs on each, with ``--multihost`` and, off a cluster that JAX knows, ``
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -56,15 +57,20 @@ def run(program: Callable[[Sequence[str]], None]) -> int:
 
     With ``DIFFAX_TRACEBACK=1`` in the environment every error keeps its traceback.
     """
+    status = 0
     try:
         program(parse(sys.argv))
-    except (ValueError, OSError, RuntimeError) as error:
-        status = _status(error)
-        if status is None or os.environ.get("DIFFAX_TRACEBACK"):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return status
-    return 0
+    except Exception as error:
+        status = _status(error) or 1
+        if _status(error) is None or os.environ.get("DIFFAX_TRACEBACK"):
+            traceback.print_exc()
+        else:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    if status and _MULTIHOST.value:
+        # the usual way out waits minutes for the other hosts; they learn of this one's end at once
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def parse(argv: Sequence[str]) -> list[str]:

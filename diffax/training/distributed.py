@@ -53,6 +53,15 @@ def all_agree(value: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
 
 
+def from_main(values: list[bool]) -> list[bool]:
+    """The first process's answers, in every process."""
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    return [bool(v) for v in multihost_utils.broadcast_one_to_all(np.asarray(values))]
+
+
 def gather(tree: Any) -> Any:
     """Global arrays as numpy arrays, whole, in every process."""
     if jax.process_count() == 1:

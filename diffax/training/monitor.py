@@ -54,6 +54,7 @@ class Monitor:
 
     def __init__(self, samples_per_step: int, flops: float | None, devices: list[Any]) -> None:
         self._samples, self._flops, self._devices = samples_per_step, flops, devices
+        self._local = next(d for d in devices if d.process_index == jax.process_index())
         self._last, self._waited = time.perf_counter(), 0.0
 
     def read(self, steps: int, waited: float) -> dict[str, float]:
@@ -64,7 +65,7 @@ class Monitor:
             "seconds_per_step": seconds / steps,
             "samples_per_second": self._samples * steps / seconds,
             "input_wait_share": (waited - self._waited) / seconds,
-            **memory_figures(self._devices[0]),
+            **memory_figures(self._local),
         }
         self._last, self._waited = now, waited
         return figures | self._arithmetic(steps / seconds)

@@ -17,6 +17,7 @@ from diffax.models import TENSOR_RULES
 from diffax.processes import GaussianProcess
 from diffax.training import (
     TrainState,
+    distributed,
     ema,
     init_net,
     make_optimizer,
@@ -139,5 +140,6 @@ def draw_samples(config: ConfigDict, generate: Any, state: TrainState, workdir: 
         png=config.sample.png,
         progress=Counted(name),
     )
-    first = np.load(files[0])
-    method.save_sheet(workdir, name, first["image"], first["label"])
+    if distributed.is_main():
+        first = np.load(files[0])
+        method.save_sheet(workdir, name, first["image"], first["label"])
