@@ -72,8 +72,13 @@ def _layout(
     first = headers[0][1]
     _check_equal(headers)
     row, column = np.reshape(np.asarray(first.ImageOrientationPatient, np.float64), (2, 3))
-    unit = np.abs([row @ row - 1, column @ column - 1, row @ column]).max() < 1e-3
-    require(unit, f"{headers[0][0]}: ImageOrientationPatient", [*row, *column], "two orthogonal unit vectors")
+    unit = bool(np.abs([row @ row - 1, column @ column - 1, row @ column]).max() < 1e-3)
+    require(
+        unit,
+        f"{headers[0][0]}: ImageOrientationPatient",
+        [*row.tolist(), *column.tolist()],
+        "two orthogonal unit vectors",
+    )
     normal = np.cross(row, column)
     places = np.array([header.ImagePositionPatient for _, header in headers], np.float64)
     order = np.argsort(places @ normal, kind="stable")
@@ -130,7 +135,7 @@ def _check_header(name: str, header: Any) -> None:
         numbers = np.asarray(value, np.float64)
         valid = numbers.size == (length or 1) and bool(np.isfinite(numbers).all())
         require(valid, f"{name}: {tag}", str(value), f"{length or 1} finite number(s)")
-    positive = min(*map(float, header.PixelSpacing), header.Rows, header.Columns) > 0
+    positive = bool(min(*map(float, header.PixelSpacing), header.Rows, header.Columns) > 0)
     require(positive, f"{name}: PixelSpacing", [float(v) for v in header.PixelSpacing], "positive, in mm")
 
 
@@ -164,16 +169,16 @@ def _step(
         return normal * thickness
     gaps = np.diff(places @ normal)
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # of two gaps the smaller: slices go missing
-    for k, gap in enumerate(gaps):
+    for k, gap in enumerate(gaps.tolist()):
         pair = f"{files[k].name} and {files[k + 1].name}"
-        require(gap > 1e-3, f"{name}: distance of {pair} in mm", round(float(gap), 4), "one slice per place")
+        require(gap > 1e-3, f"{name}: distance of {pair} in mm", round(gap, 4), "one slice per place")
         allowed = f"{usual:.4g} as between the others (missing or uneven slices)"
         even = abs(gap - usual) <= _TOLERANCE * usual
-        require(even, f"{name}: distance of {pair} in mm", round(float(gap), 4), allowed)
+        require(even, f"{name}: distance of {pair} in mm", round(gap, 4), allowed)
     step = (places[-1] - places[0]) / (len(files) - 1)
-    off = np.abs(places - places[0] - np.arange(len(files))[:, None] * step).max()
+    off = float(np.abs(places - places[0] - np.arange(len(files))[:, None] * step).max())
     allowed = f"at most {_TOLERANCE:g} of the step of {usual:.4g} mm"
-    require(off <= _TOLERANCE * usual, f"{name}: slices off a line in mm", round(float(off), 4), allowed)
+    require(off <= _TOLERANCE * usual, f"{name}: slices off a line in mm", round(off, 4), allowed)
     return step
 
 

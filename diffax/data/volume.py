@@ -116,6 +116,6 @@ def _nifti_affine(image: Any, name: str) -> Float64[np.ndarray, "4 4"]:
     unit = image.header.get_xyzt_units()[0]
     require_one_of(f"{name}: unit of length", unit, _TO_MM)
     affine = np.asarray(image.affine, np.float64) * np.array([[_TO_MM[unit]]] * 3 + [[1.0]])
-    proper = bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine)) > 0
+    proper = bool(np.isfinite(affine).all()) and abs(float(np.linalg.det(affine))) > 0
     require(proper, f"{name}: affine", affine.tolist(), "a finite matrix that can be inverted")
     return affine
