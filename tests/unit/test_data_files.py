@@ -171,7 +171,9 @@ def test_folder_refuses_and_names_at_opening(tmp_path):
     with pytest.raises(ValueError, match=r"classes of .*mixed: got \['', 'cat'\]"):
         open_source(root, "all")
     (tmp_path / "note.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"type of .*note.txt: got '.txt', allowed: one of .dcm, .*.npz, .parquet"):
+    with pytest.raises(
+        ValueError, match=r"type of .*note.txt: got '.txt', allowed: one of .dcm, .*.npz, .parquet"
+    ):
         open_source(tmp_path / "note.txt")
 
 
