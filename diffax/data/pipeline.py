@@ -127,7 +127,7 @@ def pipeline(
         for slow disks, and for decoders that let other threads run.
       workers: processes that read ahead; the batches are the same for any number. Worth it where reading
         takes longer than a training step. The source and the augmentations are pickled into each, an
-        array in memory is copied into each; starting takes seconds. Three batches of each worker lie in
+        array in memory is copied into each; starting takes seconds. Up to eight batches of each worker lie in
         shared memory (``docker run --shm-size``). A program that uses them needs the
         ``if __name__ == "__main__":`` that ``multiprocessing`` asks for.
 
@@ -225,7 +225,7 @@ def _start(dataset: Any, step: int, threads: int, workers: int) -> Any:
     if workers:
         if not flags.FLAGS.is_parsed():  # grain reads its own: notebooks and pytest parse none
             flags.FLAGS.mark_as_parsed()
-        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         data = data.mp_prefetch(processes, worker_init_fn=_prepare_worker)
     return iter(data)
 
