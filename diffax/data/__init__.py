@@ -1,11 +1,12 @@
 """Data: sources of images, distributions in the plane, and the pipeline that makes batches of them.
 
 ``grain``, ``pillow``, ``pyarrow`` and ``scikit-learn`` (``pip install "diffax[data]"``) are imported by
-the functions that need them.
+the functions that need them, and so are ``nibabel`` and ``pydicom`` (``"diffax[medical]"``).
 """
 
 from diffax.data.augment import Augmentation, horizontal_flip
 from diffax.data.dequantize import dequantize, levels_of, requantize
+from diffax.data.dicom import read_dicom
 from diffax.data.digits import digits
 from diffax.data.folder import open_folder
 from diffax.data.npz import open_npz
@@ -24,8 +25,10 @@ from diffax.data.points import (
     two_moons,
 )
 from diffax.data.registry import cifar10, mnist, open_source
+from diffax.data.slices import SliceSource, display_slice, open_volumes, read_volume
 from diffax.data.source import ArraySource, Batch, Item, Source, SourceSpec, Subset, split_source, stack_items
 from diffax.data.tfds import open_tfds
+from diffax.data.volume import Volume, canonical, read_nifti
 
 __all__ = [
     "MIXTURES",
@@ -35,13 +38,17 @@ __all__ = [
     "Item",
     "Mixture",
     "Pipeline",
+    "SliceSource",
     "Source",
     "SourceSpec",
     "Subset",
+    "Volume",
+    "canonical",
     "checkerboard",
     "cifar10",
     "dequantize",
     "digits",
+    "display_slice",
     "epoch",
     "grid",
     "horizontal_flip",
@@ -52,8 +59,12 @@ __all__ = [
     "open_parquet",
     "open_source",
     "open_tfds",
+    "open_volumes",
     "pipeline",
     "points",
+    "read_dicom",
+    "read_nifti",
+    "read_volume",
     "requantize",
     "ring",
     "sample_mixture",

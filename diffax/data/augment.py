@@ -1,5 +1,9 @@
-"""Augmentations: functions ``(item, rng) -> item``; the pipeline gives each item its own generator."""
+"""Augmentations: functions ``(item, rng) -> item``; the pipeline gives each item its own generator.
 
+Worker processes get them pickled: module-level functions and ``functools.partial``, not closures, here.
+"""
+
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,9 +18,10 @@ def horizontal_flip(probability: float = 0.5, fields: Sequence[str] = ("image",)
     """Mirror the width axis (the last but one, "h w c") of all named fields together, or of none."""
     require(0 <= probability <= 1, "probability", probability, "[0, 1]")
 
-    def flip(item: Item, rng: np.random.Generator) -> Item:
-        if rng.random() >= probability:
-            return item
-        return item | {field: np.flip(item[field], axis=-2) for field in fields}
+    return functools.partial(_flip, probability, tuple(fields))
 
-    return flip
+
+def _flip(probability: float, fields: Sequence[str], item: Item, rng: np.random.Generator) -> Item:
+    if rng.random() >= probability:
+        return item
+    return item | {field: np.flip(item[field], axis=-2) for field in fields}

@@ -32,9 +32,8 @@ def open_folder(
     """
     root = Path(path)
     require(root.is_dir(), "path", str(path), "an existing folder of images")
-    splits = {name: root / name for name in _SPLITS if (root / name).is_dir()}
+    splits = split_folders(root, split)
     if splits:
-        require_one_of(f"split of {path}", split, (*splits, "all"))
         beside = sorted({f.relative_to(root).parts[0] for _, f in _images(root)} - set(splits))
         allowed = f"nothing but the split folders {sorted(splits)}"
         require(not beside, f"images of {path}", beside, allowed)
@@ -54,6 +53,14 @@ def open_folder(
     )
     loaded = source.preload() if preload else source
     return loaded if splits else split_source(loaded, split, holdout)
+
+
+def split_folders(root: Path, split: str) -> dict[str, Path]:
+    """The folders "train", "test", ... of a folder; ``ValueError`` if there are some, but not ``split``."""
+    splits = {name: root / name for name in _SPLITS if (root / name).is_dir()}
+    if splits:
+        require_one_of(f"split of {root}", split, (*splits, "all"))
+    return splits
 
 
 def _images(folder: Path) -> list[tuple[str, Path]]:

@@ -10,31 +10,61 @@ whatever the number of hosts. The state of a pipeline is one integer, equal on a
 
 import functools
 import math
+import multiprocessing
+import os
+import signal
+import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import connection
 from typing import Any
 
+import jax
 import numpy as np
+from absl import flags
+from jaxtyping import Int
 
 from diffax.checks import require
 from diffax.data.augment import Augmentation
 from diffax.data.optional import optional_import
-from diffax.data.source import Batch, Source, stack
+from diffax.data.source import Batch, Item, Source, stack
 
 # grain's shuffle walks a cycle of 2^16 indices: below this many items, 0.1 to 5 milliseconds for each
 _SMALL = 1024
 
 
 class Pipeline(Iterator[Batch]):
-    """An iterator over batches with ``get_state`` and ``set_state``; made by :func:`pipeline`."""
+    """An iterator over batches with ``get_state``, ``set_state`` and ``close``; made by :func:`pipeline`.
 
-    def __init__(self, dataset: Any, options: Any, identity: Mapping[str, int], steps_per_epoch: int) -> None:
-        self._batches = iter(dataset.to_iter_dataset(options))
+    Threads and worker processes start at the first batch and end with ``close``, at the end of a ``with``
+    block, of the data, or of the program, and after an error: the next call tries the same batch again.
+    """
+
+    def __init__(
+        self, dataset: Any, threads: int, workers: int, identity: Mapping[str, int], steps_per_epoch: int
+    ) -> None:
+        self._dataset, self._threads, self._workers = dataset, threads, workers
         self._identity = dict(identity)
         self.steps_per_epoch = steps_per_epoch
         self._step = 0
+        self._closed = False
+        self._running: list[Any] = []  # grain's iterator, once started
+        # also at exit, where grain's own clean-up comes too late to be quiet; the list must not lead to self
+        weakref.finalize(self, _stop, self._running)
 
     def __next__(self) -> Batch:
-        batch = next(self._batches)
+        require(not self._closed, "pipeline", "closed", "one that is open")
+        try:
+            if self._step >= len(self._dataset):
+                raise StopIteration
+            if not self._running:
+                self._running.append(_start(self._dataset, self._step, self._threads, self._workers))
+            batch = next(self._running[0])
+            if self._workers:  # out of the shared memory, which must not outlive the workers
+                batch = {field: np.array(value) for field, value in batch.items()}
+        except BaseException:
+            _stop(self._running)
+            raise
         self._step += 1
         return batch
 
@@ -45,16 +75,27 @@ class Pipeline(Iterator[Batch]):
     def set_state(self, state: Mapping[str, int]) -> None:
         """Continue with exactly the batch that would have followed ``get_state``.
 
-        The number of shards may change if the global batch size stays. Raises ``ValueError`` if the
-        state comes from another seed, global batch size or number of items: items would silently be
-        repeated or left out.
+        The number of shards may change if the global batch size stays; threads and workers always may.
+        Raises ``ValueError`` if the state comes from another seed, global batch size or number of items:
+        items would silently be repeated or left out.
         """
         for field, expected in self._identity.items():
             require(state.get(field) == expected, f"state: {field}", state.get(field), f"{expected}, as now")
         step = state.get("step", -1)
         require(isinstance(step, int) and step >= 0, "state: step", step, "an integer of at least 0")
-        self._batches.set_state({"next_index": step})
+        _stop(self._running)
         self._step = step
+
+    def close(self) -> None:
+        """End the threads and worker processes; no batch can be drawn afterwards."""
+        self._closed = True
+        _stop(self._running)
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def pipeline(
@@ -68,6 +109,7 @@ def pipeline(
     shuffle: bool = True,
     repeat: bool = True,
     drop_remainder: bool = True,
+    threads: int = 0,
     workers: int = 0,
 ) -> Pipeline:
     """Iterate over batches ``{field: array (batch_size, ...)}`` of a source.
@@ -81,12 +123,19 @@ def pipeline(
       drop_remainder: leave out an epoch's last items where they fill no global batch (other ones each
         epoch), so that all shards make the same number of steps. If false, one pass is complete to the
         item: the last global batch is smaller, and a later shard may have a part of it or none.
-      workers: threads that read ahead; the batches are the same for any number. Worth it for sources
-        that decode files.
+      threads: threads that read ahead, of each process; the batches are the same for any number. Worth it
+        for slow disks, and for decoders that let other threads run.
+      workers: processes that read ahead; the batches are the same for any number. Worth it where reading
+        takes longer than a training step. The source and the augmentations are pickled into each, an
+        array in memory is copied into each; starting takes seconds. Up to eight batches of each worker lie in
+        shared memory (``docker run --shm-size``). A program that uses them needs the
+        ``if __name__ == "__main__":`` that ``multiprocessing`` asks for.
 
     Raises ``ValueError`` for numbers out of range, and where a shard would have no batch at all.
     """
-    _check(len(source), batch_size, seed, shard_index, shard_count, workers)
+    _check(len(source), batch_size, seed, shard_index, shard_count)
+    require(threads >= 0, "threads", threads, "at least 0")
+    require(workers >= 0, "workers", workers, "at least 0")
     batches = _global_batches(len(source), batch_size, shard_count, repeat, drop_remainder)
     grain = optional_import("grain.python")
     data = _shuffled(grain, source, seed) if shuffle else grain.MapDataset.source(source).seed(seed)
@@ -101,8 +150,7 @@ def pipeline(
         "shuffle": int(shuffle),
         "drop_remainder": int(drop_remainder),
     }
-    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
-    return Pipeline(data.repeat() if repeat else data, options, identity, len(data))
+    return Pipeline(data.repeat() if repeat else data, threads, workers, identity, len(data))
 
 
 def epoch(source: Source, batch_size: int) -> Iterator[Batch]:
@@ -119,15 +167,20 @@ def _shuffled(grain: Any, source: Source, seed: int) -> Any:
     if n >= _SMALL:
         return grain.MapDataset.source(source).seed(seed).shuffle()
 
-    @functools.lru_cache(maxsize=8)  # threads that read ahead may be in two epochs at once
-    def permutation(epoch: int) -> np.ndarray:
-        # raw bits: numpy keeps them between versions, as it does not for Generator.permutation
-        return np.argsort(
-            np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n), kind="stable"
-        )
-
     order = grain.MapDataset.range(n).seed(seed)
-    return order.map_with_index(lambda i, _: source[int(permutation(i // n)[i % n])])
+    return order.map_with_index(functools.partial(_shuffled_item, source, seed))
+
+
+def _shuffled_item(source: Source, seed: int, index: int, _: Any) -> Item:
+    epoch, position = divmod(index, len(source))
+    return source[int(_permutation(seed, epoch, len(source))[position])]
+
+
+@functools.lru_cache(maxsize=32)  # threads that read ahead may be in two epochs at once
+def _permutation(seed: int, epoch: int, n: int) -> Int[np.ndarray, "n"]:
+    # raw bits: numpy keeps them between versions, as it does not for Generator.permutation
+    bits = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
+    return np.argsort(bits, kind="stable")
 
 
 def _global_batches(n: int, batch_size: int, shards: int, repeat: bool, drop_remainder: bool) -> int:
@@ -155,10 +208,44 @@ def _as_sequence(augment: Augmentation | Sequence[Augmentation] | None) -> Seque
     return augment if isinstance(augment, Sequence) else (augment,)
 
 
-def _check(n: int, batch_size: int, seed: int, shard_index: int, shard_count: int, workers: int) -> None:
+def _check(n: int, batch_size: int, seed: int, shard_index: int, shard_count: int) -> None:
     require(n > 0, "source", n, "at least one item")
     require(batch_size >= 1, "batch_size", batch_size, "at least 1")
     require(0 <= seed < 2**32, "seed", seed, "an integer in [0, 2^32)")
     require(1 <= shard_count <= n, "shard_count", shard_count, f"1 .. {n}, the items of the source")
     require(0 <= shard_index < shard_count, "shard_index", shard_index, f"0 .. {shard_count - 1}")
-    require(workers >= 0, "workers", workers, "at least 0")
+
+
+def _start(dataset: Any, step: int, threads: int, workers: int) -> Any:
+    """grain's iterator over a ``MapDataset`` from a position on."""
+    grain = optional_import("grain.python")
+    data = dataset.slice(slice(step, None)) if step else dataset
+    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    data = data.to_iter_dataset(reading)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain reads its own: notebooks and pytest parse none
+            flags.FLAGS.mark_as_parsed()
+        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        data = data.mp_prefetch(processes, worker_init_fn=_prepare_worker)
+    return iter(data)
+
+
+def _stop(running: list[Any]) -> None:
+    """Close grain's iterator where there is one, and forget it."""
+    while running:
+        running.pop().close()
+
+
+def _prepare_worker(index: int, count: int) -> None:
+    """In a worker: end with the parent however it ends, leave Ctrl-C and the accelerator to it."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    jax.config.update("jax_platforms", "cpu")
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

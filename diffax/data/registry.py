@@ -11,6 +11,7 @@ from diffax.data.digits import digits
 from diffax.data.folder import open_folder
 from diffax.data.npz import open_npz
 from diffax.data.parquet import open_parquet, read_parquet
+from diffax.data.slices import is_volume, open_volumes
 from diffax.data.source import Source
 from diffax.data.tfds import open_tfds
 
@@ -31,12 +32,15 @@ _NAMED: dict[str, Callable[..., Source]] = {"digits": digits, "mnist": mnist, "c
 
 
 def open_source(name_or_path: str | Path, split: str = "train", **options: Any) -> Source:
-    """Open ``"digits"``, ``"mnist"``, ``"cifar10"``, ``"tfds:NAME"``, a .npz or .parquet file, or a folder.
+    """Open ``"digits"``, ``"mnist"``, ``"cifar10"``, ``"tfds:NAME"``, a file or a folder.
+
+    Files are .npz, .parquet, .nii, .nii.gz and DICOM; a folder holds Parquet shards, else volumes, else
+    images.
 
     ``mnist`` and ``cifar10`` are read from ``data_dir`` (default: the environment variable
-    DIFFAX_DATA). The other options are those of ``open_npz``, ``open_parquet``, ``open_folder`` and
-    ``open_tfds``. Raises ``ValueError`` for an unknown name, a missing path or an option that the
-    format does not know.
+    DIFFAX_DATA). The other options are those of ``open_npz``, ``open_parquet``, ``open_volumes``,
+    ``open_folder`` and ``open_tfds``. Raises ``ValueError`` for an unknown name, a missing path or an
+    option that the format does not know.
     """
     name = str(name_or_path)
     opener = _opener(name)
@@ -52,11 +56,17 @@ def _opener(name: str) -> Callable[..., Source]:
     if name.startswith("tfds:"):
         return open_tfds
     path, suffix = Path(name), Path(name).suffix.lower()
-    allowed = f"one of {', '.join(_NAMED)}, tfds:NAME, or an existing .npz, .parquet or folder"
+    allowed = (
+        f"one of {', '.join(_NAMED)}, tfds:NAME, or an existing .npz, .parquet, .nii, .nii.gz, .dcm or folder"
+    )
     require(path.exists(), "name_or_path", name, allowed)
     if path.is_dir():
-        return open_parquet if any(path.rglob("*.parquet")) else open_folder
-    require_one_of(f"type of {name}", suffix, (".npz", ".parquet"))
+        if any(path.rglob("*.parquet")):
+            return open_parquet
+        return open_volumes if any(map(is_volume, path.rglob("*"))) else open_folder
+    if is_volume(path):
+        return open_volumes
+    require_one_of(f"type of {name}", suffix, (".npz", ".parquet", ".nii", ".nii.gz", ".dcm"))
     return open_npz if suffix == ".npz" else open_parquet
 
 

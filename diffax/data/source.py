@@ -129,24 +129,30 @@ def fixed_order(n: int) -> Int[np.ndarray, "n"]:
     return np.asarray(sorted(range(n), key=digests.__getitem__), np.int64)
 
 
-def split_source(source: Source, split: str, holdout: float | None) -> Source:
-    """``"all"``, ``"train"`` or ``"test"`` of a source that has no splits of its own.
+def held_out(n: int, split: str, holdout: float | None, unit: str = "items") -> Int[np.ndarray, "m"]:
+    """Indices of ``"all"``, ``"train"`` or ``"test"`` among n items that have no splits of their own.
 
-    ``holdout`` in (0, 1) is the share that is kept for ``"test"``; which items, ``fixed_order`` says.
+    ``holdout`` in (0, 1) is the share that is kept for ``"test"``; which ones, ``fixed_order`` says.
     Raises ``ValueError`` when train or test is asked for without it: using the same items for
     both would pass unnoticed.
     """
     require_one_of("split", split, ("all", "train", "test"))
     if split == "all":
-        return source
+        return np.arange(n)
     valid = holdout is not None and 0 < holdout < 1
     allowed = f"a share in (0, 1), because this data has no {split!r} split of its own (or split='all')"
     require(valid, "holdout", holdout, allowed)
     assert holdout is not None
-    held = max(1, round(len(source) * holdout))
-    order = fixed_order(len(source))
-    require(held < len(source), "holdout", holdout, f"a share that leaves some of {len(source)} items")
-    return Subset(source, np.sort(order[:held] if split == "test" else order[held:]))
+    held = max(1, round(n * holdout))
+    order = fixed_order(n)
+    require(held < n, "holdout", holdout, f"a share that leaves some of {n} {unit}")
+    return np.sort(order[:held] if split == "test" else order[held:])
+
+
+def split_source(source: Source, split: str, holdout: float | None) -> Source:
+    """The part of a source that :func:`held_out` says; the source itself for ``"all"``."""
+    indices = held_out(len(source), split, holdout)
+    return source if split == "all" else Subset(source, indices)
 
 
 def stack(items: Sequence[Item]) -> Batch:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffax.data import open_source
+from diffax.data import open_source, pipeline
 from diffax.data.decode import decode_image
 
 _RNG = np.random.default_rng(3)
@@ -171,7 +171,9 @@ def test_folder_refuses_and_names_at_opening(tmp_path):
     with pytest.raises(ValueError, match=r"classes of .*mixed: got \['', 'cat'\]"):
         open_source(root, "all")
     (tmp_path / "note.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"type of .*note.txt: got '.txt', allowed: one of .npz, .parquet"):
+    with pytest.raises(
+        ValueError, match=r"type of .*note.txt: got '.txt', allowed: one of .dcm, .*.npz, .parquet"
+    ):
         open_source(tmp_path / "note.txt")
 
 
@@ -291,6 +293,15 @@ def test_prepared_tfds_is_read(tmp_path):
     assert len(open_source("tfds:tiny", "train[:3]", data_dir=tmp_path)) == 3
     with pytest.raises(ValueError, match="tfds: got 'tiny', split 'test'"):
         open_source("tfds:tiny", "test", data_dir=tmp_path)
+
+
+def test_prepared_tfds_is_read_by_worker_processes_too(tmp_path):
+    _prepare_tfds(tmp_path, _pixels(7, 4, 5, 3), np.arange(7) % 5)
+    source = open_source("tfds:tiny", "train", data_dir=tmp_path)
+    plain = pipeline(source, 2, 0)
+    with pipeline(source, 2, 0, workers=1) as pipe:
+        for _ in range(4):
+            np.testing.assert_array_equal(next(pipe)["image"], next(plain)["image"])
 
 
 def test_unprepared_tfds_says_how_to_prepare_it(tmp_path):

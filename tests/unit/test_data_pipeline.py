@@ -27,10 +27,10 @@ def _take(pipe, n):
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("threads", [0, 2])
 @pytest.mark.parametrize("n", [23, 1031])  # either side of the size from which grain shuffles
-def test_shards_are_together_exactly_one_pass(shards, workers, n):
-    options = {"repeat": False, "drop_remainder": False, "shard_count": shards, "workers": workers}
+def test_shards_are_together_exactly_one_pass(shards, threads, n):
+    options = {"repeat": False, "drop_remainder": False, "shard_count": shards, "threads": threads}
     parts = [_labels(pipeline(_source(n), 4, 5, shard_index=i, **options)) for i in range(shards)]
     seen = [label for part in parts for batch in part for label in batch]
     assert Counter(seen) == Counter(range(n))
@@ -81,14 +81,14 @@ def test_the_shuffle_is_uniform():
         assert chi2 < 24.3  # the 0.1 % point of chi-squared with 7 degrees of freedom
 
 
-@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("threads", [0, 3])
 @pytest.mark.parametrize("n", [23, 1100])
 @pytest.mark.parametrize("step", [0, 1, 4, 11])  # at the start, within, at the end of and beyond an epoch
-def test_a_restored_pipeline_gives_exactly_the_next_batches(workers, step, n):
+def test_a_restored_pipeline_gives_exactly_the_next_batches(threads, step, n):
     def make(threads):
-        return pipeline(_source(n), n // 4, 2, augment=horizontal_flip(), workers=threads)
+        return pipeline(_source(n), n // 4, 2, augment=horizontal_flip(), threads=threads)
 
-    pipe = make(workers)
+    pipe = make(threads)
     _take(pipe, step)
     state = json.loads(json.dumps(pipe.get_state()))
     expected = _take(pipe, 7)
@@ -194,6 +194,7 @@ def test_epoch_is_one_pass_in_order():
         ({"seed": -1}, "seed: got -1"),
         ({"shard_index": 2, "shard_count": 2}, r"shard_index: got 2, allowed: 0 .. 1"),
         ({"shard_count": 24}, r"shard_count: got 24, allowed: 1 .. 23"),
+        ({"threads": -1}, "threads: got -1"),
         ({"workers": -1}, "workers: got -1"),
         ({"shard_count": 4, "drop_remainder": False}, "drop_remainder: got False"),
     ],
