@@ -97,7 +97,8 @@ def write_samples(
     One file ``NAME.npz`` holds up to ``per_file`` samples; more are spread over ``NAME-00000-of-00004.npz``
     and so on. A file that is already there under the same ``identity`` (what the samples depend on: network,
     solver, seed) is left as it is, so that the same call completes a broken one. ``png`` also writes each
-    image as ``NAME/000000.png``. On several hosts the first one writes. ``generate`` returns images Float["b h w c"] in [-1, 1].
+    image as ``NAME/000000.png``. On several hosts the first one writes. ``generate`` returns images
+    Float["b h w c"] in [-1, 1].
     """
     size = -(-per_file // batch_size) * batch_size
     n, parts = len(labels), max(1, -(-len(labels) // size))
