@@ -20,12 +20,13 @@ Tensors = dict[str, np.ndarray]
 
 
 def save_params(
-    path: str | os.PathLike[str], params: Params, metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike[str], params: Params, metadata: Mapping[str, Any] | None = None
 ) -> None:
     """Write nested dictionaries of arrays to one file, whole or not at all; dtypes, bfloat16 too, are kept.
 
     An array's name is its keys joined by "/", such as "stem/kernel". ``metadata`` is text kept in the header.
-    Raises ValueError for an empty tree, keys that are no strings without "/", or leaves that are no arrays.
+    Raises ValueError for an empty tree, keys that are no strings without "/", leaves that are no arrays, or
+    metadata that is no text.
     """
     write_tensors(path, flatten_params(params), metadata)
 
@@ -65,7 +66,7 @@ def _collect(node: Any, keys: tuple[str, ...], flat: Tensors) -> None:
 
 
 def write_tensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None
 ) -> None:
     """Write a safetensors file atomically; ValueError for metadata that is not text."""
     library = optional_import("safetensors.numpy", "export")

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from diffax.checks import is_concrete, require, require_one_of
 from diffax.models.layers.conv import dense
-from diffax.types import Cond
+from diffax.types import Cond, Size
 
 
 def sinusoidal_features(
@@ -68,7 +68,7 @@ def time_features(
     return _TIME_FEATURES[kind](time, features, **options)
 
 
-def label_rows(cond: Cond | None, num_classes: int, batch: int) -> Int[Array, "b"]:
+def label_rows(cond: Cond | None, num_classes: int, batch: Size) -> Int[Array, "b"]:
     """Row of the label table for each sample: its class, or ``num_classes`` where it has none.
 
     A sample has no label where ``cond`` brings none or ``cond["unconditional"]`` is true.
@@ -133,6 +133,6 @@ class ConditionEmbedding(nn.Module):
         return jax.nn.silu(h)
 
 
-def check_time(time: Array, batch: int) -> None:
+def check_time(time: Array, batch: Size) -> None:
     """Raise ValueError unless there is one time for each sample."""
     require(time.shape == (batch,), "time.shape", time.shape, f"({batch},), one time a sample of x")
