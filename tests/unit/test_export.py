@@ -23,20 +23,18 @@ from diffax.models import UNet
 from diffax.samplers import (
     annealed_langevin,
     chain,
-    ddim,
     ddpm,
     dpmpp_2m,
     euler_maruyama,
     heun,
     langevin,
-    posterior,
 )
 
 ONLY_JAX = """
 import sys
 import jax, numpy as np
-folder, sizes = sys.argv[1], [int(size) for size in sys.argv[2].split(",")]
-for name in ("heun", "ddpm"):
+folder = sys.argv[1]
+for name, sizes in (("heun", (1, 3)), ("ddpm", (3,))):
     call = jax.export.deserialize(bytearray(open(f"{folder}/{name}.jaxexport", "rb").read())).call
     for b in sizes:
         labels = np.arange(b, dtype=np.int32) - 1
@@ -81,16 +79,17 @@ def arguments(b):
 
 
 def test_a_process_that_imports_only_jax_draws_the_same_samples(samplers, exported):
-    command = [sys.executable, "-c", ONLY_JAX, str(exported), "1,3"]
+    command = [sys.executable, "-c", ONLY_JAX, str(exported)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=exported)
     assert done.returncode == 0, done.stderr
     for name, fn in samplers.items():
         original = np.asarray(jax.jit(fn)(*arguments(3)))
         size = np.abs(original).max()
         assert original.std(axis=0).max() > 0.1  # the three are not the same image
-        for b in (1, 3):
-            found = np.load(exported / f"{name}-{b}.npy")
-            np.testing.assert_allclose(found, original[:b], rtol=0, atol=1e-6 * size)
+        for path in exported.glob(f"{name}-*.npy"):
+            found = np.load(path)
+            np.testing.assert_allclose(found, original[: len(found)], rtol=0, atol=1e-6 * size)
+    assert {path.name for path in exported.glob("*.npy")} == {"heun-1.npy", "heun-3.npy", "ddpm-3.npy"}
 
 
 def test_the_loaded_function_and_what_it_says(samplers, exported):
@@ -115,12 +114,10 @@ def test_the_loaded_function_and_what_it_says(samplers, exported):
     [
         (EDM(), heun(churn=4.0)),
         (EDM(), dpmpp_2m(eta=1.0)),
-        (EDM(), ddim(eta=0.5)),
-        (EDM(), posterior()),
         (VE(0.01, 50.0), chain(langevin(snr=0.1), euler_maruyama())),
         (VE(0.01, 50.0), annealed_langevin(0.1)),
     ],
-    ids=["heun", "dpmpp_2m", "ddim", "posterior", "predictor_corrector", "annealed_langevin"],
+    ids=["heun", "dpmpp_2m", "predictor_corrector", "annealed_langevin"],
 )
 def test_every_solver_takes_any_number_of_seeds(tmp_path, process, sampler):
     denoise = gaussian_denoiser(process, jnp.zeros(3), jnp.eye(3))
