@@ -5,6 +5,7 @@ Orbax, pillow, safetensors and TensorBoard are imported at first use.
 
 from diffax.io.checkpoint import CheckpointError, CheckpointStore
 from diffax.io.convert import from_diffusers, load_diffusers, save_diffusers, to_diffusers
+from diffax.io.convert_edm import from_edm
 from diffax.io.export import ExportedSampler, export_sampler, load_sampler, sampling_function, seed_keys
 from diffax.io.files import write_atomically, write_json, write_text
 from diffax.io.images import save_png, tile, to_uint8
@@ -18,6 +19,7 @@ __all__ = [
     "MetricsWriter",
     "export_sampler",
     "from_diffusers",
+    "from_edm",
     "load_diffusers",
     "load_params",
     "load_sampler",

@@ -24,14 +24,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from diffax.checks import require
 from diffax.io.convert_config import check_exportable, complete_config, config_of, unet_of
-from diffax.io.convert_weights import Layout, Tensors, check_same, to_ours, to_theirs
+from diffax.io.convert_weights import Layout, Tensors, check_same, parameter_shapes, to_ours, to_theirs
 from diffax.io.files import write_json
 from diffax.io.weights import flatten_params, read_tensors, write_tensors
 from diffax.models.unet import UNet
@@ -57,7 +55,7 @@ def from_diffusers(
     """
     model = unet_of(config, null_label)
     full = complete_config(config)
-    shapes = _shapes(model, full["in_channels"])
+    shapes = parameter_shapes(model, full["in_channels"])
     extra = bool(model.num_classes) and not null_label
     if extra:
         shapes[_LABELS] = shapes[_LABELS][:-1]
@@ -82,7 +80,7 @@ def to_diffusers(
     check_exportable(model)
     arrays = flatten_params(params)
     require("stem/kernel" in arrays, "params", sorted(arrays)[:3], "the parameters of a UNet")
-    check_same(arrays, _shapes(model, arrays["stem/kernel"].shape[-2]), "params")
+    check_same(arrays, parameter_shapes(model, arrays["stem/kernel"].shape[-2]), "params")
     sizes = sample_size if isinstance(sample_size, tuple) else (sample_size, sample_size)
     factor = 2 ** (len(model.channel_multipliers) - 1)
     fits = all(size > 0 and size % factor == 0 for size in sizes)
@@ -128,12 +126,3 @@ def save_diffusers(
     config, weights = to_diffusers(model, params, sample_size=sample_size, sine_first=sine_first)
     write_tensors(Path(folder) / _WEIGHTS, weights, {"format": "pt"})
     write_json(Path(folder) / "config.json", config)
-
-
-def _shapes(model: UNet, in_channels: int) -> Tensors:
-    """Names and shapes of a network's parameters: zeros that take no memory."""
-    size = model.patch_size * 2 ** (len(model.channel_multipliers) - 1)
-    x, time = jnp.zeros((1, size, size, in_channels)), jnp.zeros(1)
-    tree = jax.eval_shape(model.init, jax.random.key(0), x, time)["params"]
-    flat = traverse_util.flatten_dict(tree, sep="/")
-    return {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in flat.items()}

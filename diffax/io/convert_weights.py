@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from diffax.checks import require
 from diffax.models.unet import UNet
@@ -58,6 +61,16 @@ class Layout(NamedTuple):
         return self.heads if self.head_size is None else channels // self.head_size
 
 
+class Place(NamedTuple):
+    """A block of the network: ``way`` is down, middle or up; ``kind`` None, "attention" or "resample"."""
+
+    way: str
+    level: int
+    number: int
+    kind: str | None
+    part: str
+
+
 def to_theirs(arrays: Mapping[str, np.ndarray], layout: Layout) -> Tensors:
     """All arrays under their names: views where possible."""
     return dict(pair for name, value in arrays.items() for pair in _to_theirs(name, value, layout))
@@ -71,10 +84,17 @@ def to_ours(weights: Mapping[str, np.ndarray], shapes: Mapping[str, np.ndarray],
     given, weights = weights, {_modern(name): value for name, value in weights.items()}
     require(len(given) == len(weights), "weights", sorted(given), "one name for each array")
     check_same(weights, to_theirs(shapes, layout), "weights")
-    exact = ("float32", "float16", "bfloat16")
-    for name, value in weights.items():
-        require(value.dtype.name in exact, f"dtype of {name}", value.dtype.name, ", ".join(exact))
+    check_exact(weights)
     return {name: _to_ours(name, value, weights, layout) for name, value in shapes.items()}
+
+
+def parameter_shapes(model: UNet, in_channels: int) -> Tensors:
+    """Names and shapes of a network's parameters: zeros that take no memory."""
+    size = model.patch_size * 2 ** (len(model.channel_multipliers) - 1)
+    x, time = jnp.zeros((1, size, size, in_channels)), jnp.zeros(1)
+    tree = jax.eval_shape(model.init, jax.random.key(0), x, time)["params"]
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in flat.items()}
 
 
 def check_same(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], field: str) -> None:
@@ -84,6 +104,13 @@ def check_same(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
     require(not missing, field, f"no {_brief(missing)}", "all arrays of this network")
     for name, value in wanted.items():
         require(found[name].shape == value.shape, f"shape of {name}", found[name].shape, f"{value.shape}")
+
+
+def check_exact(weights: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError for numbers that float32 does not hold."""
+    exact = ("float32", "float16", "bfloat16")
+    for name, value in weights.items():
+        require(value.dtype.name in exact, f"dtype of {name}", value.dtype.name, ", ".join(exact))
 
 
 def _to_theirs(name: str, value: np.ndarray, layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
@@ -123,23 +150,27 @@ def _swap_halves(kernel: np.ndarray, name: str, layout: Layout) -> np.ndarray:
     return np.roll(kernel, kernel.shape[0] // 2, axis=0)
 
 
+def place_of(module: str) -> Place:
+    """Where one of our modules stands, such as "up2_block0_attention/norm"; not the stem, the head, or
+    what embeds the condition.
+    """
+    block, _, part = module.partition("/")
+    found = re.fullmatch(r"(down|up|middle)(\d*)_(?:block(\d+))?_?(attention|resample)?", block)
+    assert found is not None, module
+    way, level, index, kind = found.groups()
+    return Place(way, int(level or 0), int(index or 0), kind, part)
+
+
 def _their_module(module: str, levels: int) -> str:
     """Their name of one of our modules, but for the split of ``qkv``."""
     if module in _ENDS:
         return _ENDS[module]
-    block, _, part = module.partition("/")
-    place = re.fullmatch(r"(down|up|middle)(\d*)_(?:(block)(\d+))?_?(attention|resample)?", block)
-    assert place is not None, module
-    way, level, _, index, kind = place.groups()
-    if way == "middle":
-        owner = "mid_block"
-    else:
-        number = int(level) if way == "down" else levels - 1 - int(level)
-        owner = f"{way}_blocks.{number}"
+    way, level, index, kind, part = place_of(module)
+    number = level if way == "down" else levels - 1 - level
+    owner = "mid_block" if way == "middle" else f"{way}_blocks.{number}"
     if kind == "resample":
         return f"{owner}.{way}samplers.0.conv"
-    kinds = "attentions" if kind == "attention" else "resnets"
-    return f"{owner}.{kinds}.{index or 0}{_PARTS[part]}"
+    return f"{owner}.{'attentions' if kind == 'attention' else 'resnets'}.{index}{_PARTS[part]}"
 
 
 def _modern(name: str) -> str:
