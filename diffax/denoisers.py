@@ -62,8 +62,9 @@ def bind(
         :func:`precondition` (needs ``sigma_data``).
       sigma_data: standard deviation of the data; where given, the network's input is scaled to unit
         variance by ``c_in``.
-      time_input: the network's second argument: "t", "log_snr", "c_noise" (``log(sigma/alpha)/4``), or a
-        function of (process, t). Use one of the last three to sample under another schedule.
+      time_input: the network's second argument: "t", "log_snr", "c_noise" (``log(sigma/alpha)/4``), "step"
+        (the index ``t N - 1`` in the table of a ``FromTable``, as networks of discrete steps take it), or a
+        function of (process, t). Use "log_snr", "c_noise" or a function to sample under another schedule.
 
     Raises:
       ValueError: for an unknown output or time input, or "F" without sigma_data.
@@ -192,9 +193,17 @@ def _time_function(time_input: TimeInput) -> Callable[[GaussianProcess, Array], 
         "t": lambda process, t: t,
         "log_snr": lambda process, t: _clip_log_snr(marginal(process, t).log_snr),
         "c_noise": lambda process, t: -0.125 * _clip_log_snr(marginal(process, t).log_snr),
+        "step": _table_step,
     }
     checks.require_one_of("time_input", time_input, known)
     return known[time_input]
+
+
+def _table_step(process: GaussianProcess, t: Array) -> Array:
+    """The entry of a table that stands at t, fractional between two."""
+    allowed = "a process with a table, such as FromTable, for time_input 'step'"
+    checks.require(hasattr(process, "table_size"), "process", type(process).__name__, allowed)
+    return t * getattr(process, "table_size") - 1.0  # noqa: B009
 
 
 def _clip_log_snr(log_snr: Array) -> Array:

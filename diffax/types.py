@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Key
 Params = Any  # a pytree of arrays, as flax makes it
 Cond = Mapping[str, Array]
 Keys = Key[Array, "b"]  # one typed key per sample
+Size = Any  # the length of an axis: an int, or a symbol where a function is exported for any length
 Scalar = float | Float[Array, ""]
 Values = Array | np.ndarray | float | Sequence[Any]  # numbers that become an array: lists are welcome
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from diffax import checks
 from diffax.processes import GaussianProcess, marginal, per_sample
-from diffax.types import Cond, DenoiseFn, DenoiseTransform, Scalar
+from diffax.types import Cond, DenoiseFn, DenoiseTransform, Scalar, Size
 
 LogProbFn = Callable[[Array, Array, Cond | None], Array]
 
@@ -23,8 +23,9 @@ def classifier_free(
     r"""``x0 = u + scale (c - u)`` from the conditional c and unconditional u, in one batched network call.
 
     ``scale`` may be traced: one compilation serves all scales; 1 is plain conditional sampling, 0
-    unconditional. The unconditional half is asked for by ``cond["unconditional"] = True``; for models with
-    another convention give the entries to replace in ``null`` (broadcast over the batch).
+    unconditional. The unconditional half is asked for by ``cond["unconditional"] = True``; samples that are
+    marked so already stay unconditional at every scale. For models with another convention give the
+    entries to replace in ``null`` (broadcast over the batch).
     ``rescale`` in [0, 1] restores the standard deviation of c. Ho & Salimans 2022 (arXiv:2207.12598), eq. 6;
     Lin et al. 2023 (arXiv:2305.08891), eq. 15-16.
     """
@@ -118,13 +119,14 @@ def _twice(x: Array) -> Array:
     return jnp.concatenate([x, x])
 
 
-def _with_null(cond: Cond | None, null: Mapping[str, Array] | None, batch: int) -> dict[str, Array]:
+def _with_null(cond: Cond | None, null: Mapping[str, Array] | None, batch: Size) -> dict[str, Array]:
     """The condition followed by its unconditional version, as one batch."""
     checks.require(cond is not None, "cond", None, "a mapping, for classifier-free guidance")
     given = {name: value for name, value in dict(cond or {}).items() if name != "unconditional"}
     doubled = {name: _twice(value) for name, value in given.items()}
     if null is None:
-        flags: Bool[Array, "2b"] = jnp.arange(2 * batch) >= batch
+        already = (cond or {}).get("unconditional", jnp.zeros(batch, bool))
+        flags: Bool[Array, "2b"] = jnp.concatenate([already, jnp.ones(batch, bool)])
         return {**doubled, "unconditional": flags}
     for name, value in null.items():
         checks.require(name in given, "null", name, "names in cond: " + ", ".join(sorted(given)))

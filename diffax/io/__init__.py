@@ -1,19 +1,39 @@
-"""Files: checkpoints, metrics, pictures. Orbax, pillow and TensorBoard are imported at first use."""
+"""Files: checkpoints, metrics, pictures, parameters for other tools, samplers that run without this library.
+
+Orbax, pillow, safetensors and TensorBoard are imported at first use.
+"""
 
 from diffax.io.checkpoint import CheckpointError, CheckpointStore
+from diffax.io.convert import from_diffusers, load_diffusers, save_diffusers, to_diffusers
+from diffax.io.convert_edm import from_edm
+from diffax.io.export import ExportedSampler, export_sampler, load_sampler, sampling_function, seed_keys
 from diffax.io.files import write_atomically, write_json, write_text
 from diffax.io.images import save_png, tile, to_uint8
 from diffax.io.metrics import MetricsWriter, read_metrics
 from diffax.io.samples import in_batches, write_samples
+from diffax.io.weights import load_params, read_tensors, save_params
 
 __all__ = [
     "CheckpointError",
     "CheckpointStore",
+    "ExportedSampler",
     "MetricsWriter",
+    "export_sampler",
+    "from_diffusers",
+    "from_edm",
     "in_batches",
+    "load_diffusers",
+    "load_params",
+    "load_sampler",
     "read_metrics",
+    "read_tensors",
+    "sampling_function",
+    "save_diffusers",
+    "save_params",
     "save_png",
+    "seed_keys",
     "tile",
+    "to_diffusers",
     "to_uint8",
     "write_atomically",
     "write_json",

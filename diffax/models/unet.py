@@ -48,6 +48,7 @@ class UNet(nn.Module):
     * ``attention_levels``: which levels have self-attention after each block; () for none.
     * ``middle_attention``: self-attention at the lowest resolution, between the two middle blocks.
     * ``heads``: attention heads; must divide the channels of each level that has attention.
+      ``head_size``: channels of a head, where their number is to follow from it instead.
     * ``resample``: "conv" (strided convolution; repeat and convolve), or a residual block that averages
       and repeats pixels ("pool") or filters them ("fir").
     * ``scale_shift``: the embedding scales and shifts the second norm of a block, instead of an addition.
@@ -55,7 +56,11 @@ class UNet(nn.Module):
     * ``num_classes``: size of the label table, 0 to ignore labels. ``out_channels``: None for those of x.
     * ``patch_size``: squares of pixels stacked on the channels before, and spread after: 2 is about
       four times faster on a CPU.
-    * ``time_embedding``: "sinusoidal" or "fourier"; ``time_scale``: None for its default (1000 or 16).
+    * ``time_embedding``: "sinusoidal" or "fourier"; ``time_scale``: None for its default (1000 or 16);
+      ``time_shift``: of the sinusoidal frequencies (:func:`sinusoidal_features`).
+    * ``norm_groups``: of every group norm, None for a number that follows the channels
+      (:func:`group_count`); ``norm_epsilon``: added to the variances.
+    * ``symmetric_downsample``: the strided convolution pads one pixel on every side, not one at the end.
     * ``dtype``: of the computation, such as ``jnp.bfloat16``; parameters and statistics stay float32.
     * ``remat``: recompute each block in the backward pass, for memory.
 
@@ -80,6 +85,11 @@ class UNet(nn.Module):
     time_scale: float | None = None
     dtype: Any = None
     remat: bool = False
+    head_size: int | None = None
+    time_shift: float = 0.0
+    norm_groups: int | None = None
+    norm_epsilon: float = 1e-6
+    symmetric_downsample: bool = False
 
     @nn.compact
     def __call__(
@@ -100,6 +110,7 @@ class UNet(nn.Module):
             self.num_classes,
             self.time_embedding,
             self.time_scale,
+            self.time_shift,
             name="condition",
         )(time, cond)
         context = Context(embedding, self.style(cond), train)
@@ -196,6 +207,8 @@ class UNet(nn.Module):
             resample,
             context.train,
             self.dtype,
+            self.norm_groups,
+            self.norm_epsilon,
             name=name,
         )(h, context.embedding, context.style)
 
@@ -203,7 +216,13 @@ class UNet(nn.Module):
     def attention(self, h: Array, name: str) -> Array:
         """Apply self-attention of the given name."""
         module = nn.remat(PixelAttention) if self.remat else PixelAttention
-        return module(self.heads, self.rescale_skip, self.dtype, name=name)(h)
+        heads, channels = self.heads, h.shape[-1]
+        if self.head_size is not None:
+            fits = self.head_size > 0 and channels % self.head_size == 0
+            require(fits, "head_size", self.head_size, f"a divisor of the {channels} channels")
+            heads = channels // self.head_size
+        norm = (self.norm_groups, self.norm_epsilon)
+        return module(heads, self.rescale_skip, self.dtype, *norm, name=name)(h)
 
     @nn.nowrap
     def attend(self, h: Array, level: int, name: str) -> Array:
@@ -219,13 +238,15 @@ class UNet(nn.Module):
             function = downsample if direction == "down" else upsample
             return self.block(h, context, features, name, partial(function, kind=self.resample))
         if direction == "down":
-            return conv(features, stride=2, dtype=self.dtype, name=name)(h)
+            padding = 1 if self.symmetric_downsample else "SAME"
+            return conv(features, stride=2, padding=padding, dtype=self.dtype, name=name)(h)
         return conv(features, dtype=self.dtype, name=name)(upsample(h, "pool"))
 
     @nn.nowrap
     def head(self, h: Array, channels: int, name: str) -> Array:
         """Normalise and convolve to ``channels``, from zero."""
-        h = nn.silu(GroupNorm(dtype=self.dtype, name=f"{name}_norm")(h))
+        norm = GroupNorm(False, self.dtype, self.norm_groups, self.norm_epsilon, name=f"{name}_norm")
+        h = nn.silu(norm(h))
         return conv(channels, zero_init=True, dtype=self.dtype, name=f"{name}_conv")(h)
 
     # ---- checks
@@ -240,6 +261,7 @@ class UNet(nn.Module):
         require(self.blocks_per_level > 0, "blocks_per_level", self.blocks_per_level, "1 or more")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "a number in [0, 1)")
         require(self.patch_size > 0, "patch_size", self.patch_size, "1 or more")
+        require(self.head_size is None or self.heads == 1, "heads", self.heads, "1 where head_size is given")
         require_one_of("resample", self.resample, RESAMPLE_KINDS)
 
     @nn.nowrap

@@ -63,6 +63,15 @@ def ends(denoise, labels, n=10):
 LABELS = jnp.arange(64) % 2
 
 
+def test_a_sample_without_a_condition_has_none_at_any_scale():
+    plain, x, t = conditional(), jnp.linspace(-1, 1, 4)[:, None], jnp.full(4, 0.5)
+    cond = {"label": jnp.zeros(4, int), "unconditional": jnp.array([True, False, True, False])}
+    guided = classifier_free(3.0)(plain)(x, t, cond)
+    without = plain(x, t, {**cond, "unconditional": jnp.ones(4, bool)})
+    same = jnp.isclose(guided, without, atol=1e-6)[:, 0]
+    np.testing.assert_array_equal(same, cond["unconditional"])
+
+
 def test_scale_one_is_conditional_and_zero_unconditional():
     plain = conditional()
     np.testing.assert_allclose(ends(classifier_free(1.0)(plain), LABELS), ends(plain, LABELS), atol=1e-5)

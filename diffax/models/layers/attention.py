@@ -38,16 +38,20 @@ class SelfAttention(nn.Module):
 class PixelAttention(nn.Module):
     """Residual self-attention among all pixels, ``x + attention(norm(x))``, silent at initialisation.
 
-    ``rescale_skip`` divides the sum by sqrt(2). Source: Ho et al. 2020, appendix B.
+    ``rescale_skip`` divides the sum by sqrt(2); the norm's groups and epsilon are :class:`GroupNorm`'s.
+    Source: Ho et al. 2020, appendix B.
     """
 
     heads: int = 1
     rescale_skip: bool = False
     dtype: Any = None
+    norm_groups: int | None = None
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Let every pixel of an image read every other."""
-        tokens = GroupNorm(dtype=self.dtype, name="norm")(x).reshape(x.shape[0], -1, x.shape[-1])
+        norm = GroupNorm(False, self.dtype, self.norm_groups, self.norm_epsilon, name="norm")
+        tokens = norm(x).reshape(x.shape[0], -1, x.shape[-1])
         mixed = SelfAttention(self.heads, zero_init=True, dtype=self.dtype, name="attention")(tokens)
         return (x + mixed.reshape(x.shape)) * (0.5**0.5 if self.rescale_skip else 1.0)

@@ -16,7 +16,7 @@ def conv(
     kernel: int = 3,
     *,
     stride: int = 1,
-    padding: str = "SAME",
+    padding: str | int = "SAME",
     zero_init: bool = False,
     dtype: Any = None,
     name: str | None = None,
@@ -24,7 +24,7 @@ def conv(
     """Square convolution of images (b, h, w, c) to ``features`` channels.
 
     ``padding="SAME"`` keeps the size (halves an even one where ``stride=2``); ``"VALID"`` is for inputs
-    that a filter has padded already.
+    that a filter has padded already; a number is so many zeros on every side.
     """
     return nn.Conv(
         features,

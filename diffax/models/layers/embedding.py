@@ -14,18 +14,23 @@ from jaxtyping import Array, Float, Int
 
 from diffax.checks import is_concrete, require, require_one_of
 from diffax.models.layers.conv import dense
-from diffax.types import Cond
+from diffax.types import Cond, Size
 
 
-def sinusoidal_features(time: Float[Array, "b"], features: int, scale: float = 1000.0) -> Float[Array, "b f"]:
+def sinusoidal_features(
+    time: Float[Array, "b"], features: int, scale: float = 1000.0, shift: float = 0.0
+) -> Float[Array, "b f"]:
     """Cosines and sines of ``scale * time`` at frequencies from 1 down to 1/10000, evenly spaced in log.
 
     ``scale=1000`` lets a time in [0, 1] sweep the range that the integer steps of DDPM did. ``features``
-    must be even. Source: Vaswani et al. 2017, section 3.5; Ho et al. 2020, appendix B.
+    must be even. Of the ``features / 2`` frequencies the last is a step short of 1/10000; ``shift=1``, below
+    their number, divides the logs by one fewer and so reaches it, as Ho et al. do.
+    Source: Vaswani et al. 2017, section 3.5; Ho et al. 2020, appendix B.
     """
     require(features % 2 == 0 and features > 0, "features", features, "a positive even number")
     half = features // 2
-    frequencies = np.exp(-math.log(10_000.0) * np.arange(half) / half).astype(np.float32)
+    require(shift < half, "shift", shift, f"a number below features / 2 = {half}")
+    frequencies = np.exp(-math.log(10_000.0) * np.arange(half) / (half - shift)).astype(np.float32)
     angles = scale * time.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
@@ -49,15 +54,21 @@ _TIME_FEATURES = {"sinusoidal": sinusoidal_features, "fourier": fourier_features
 
 
 def time_features(
-    time: Float[Array, "b"], features: int, kind: str, scale: float | None = None
+    time: Float[Array, "b"], features: int, kind: str, scale: float | None = None, shift: float = 0.0
 ) -> Float[Array, "b f"]:
-    """Features of the time: ``kind`` is "sinusoidal" or "fourier", ``scale=None`` that kind's default."""
+    """Features of the time: ``kind`` is "sinusoidal" or "fourier", ``scale=None`` that kind's default.
+
+    ``shift`` is of the sinusoidal kind alone.
+    """
     require_one_of("time_embedding", kind, _TIME_FEATURES)
-    embed = _TIME_FEATURES[kind]
-    return embed(time, features) if scale is None else embed(time, features, scale)
+    require(kind == "sinusoidal" or shift == 0, "time_shift", shift, "0 for a 'fourier' time_embedding")
+    options = {} if scale is None else {"scale": scale}
+    if shift:
+        options["shift"] = shift
+    return _TIME_FEATURES[kind](time, features, **options)
 
 
-def label_rows(cond: Cond | None, num_classes: int, batch: int) -> Int[Array, "b"]:
+def label_rows(cond: Cond | None, num_classes: int, batch: Size) -> Int[Array, "b"]:
     """Row of the label table for each sample: its class, or ``num_classes`` where it has none.
 
     A sample has no label where ``cond`` brings none or ``cond["unconditional"]`` is true.
@@ -106,11 +117,12 @@ class ConditionEmbedding(nn.Module):
     num_classes: int = 0
     time_embedding: str = "sinusoidal"
     time_scale: float | None = None
+    time_shift: float = 0.0
 
     @nn.compact
     def __call__(self, time: Float[Array, "b"], cond: Cond | None) -> Float[Array, "b e"]:
         """Embed the time and the label of each sample."""
-        h = time_features(time, self.time_features, self.time_embedding, self.time_scale)
+        h = time_features(time, self.time_features, self.time_embedding, self.time_scale, self.time_shift)
         h = dense(self.features, name="time_in")(h)
         h = dense(self.features, name="time_out")(nn.silu(h))
         if self.num_classes:
@@ -121,6 +133,6 @@ class ConditionEmbedding(nn.Module):
         return jax.nn.silu(h)
 
 
-def check_time(time: Array, batch: int) -> None:
+def check_time(time: Array, batch: Size) -> None:
     """Raise ValueError unless there is one time for each sample."""
     require(time.shape == (batch,), "time.shape", time.shape, f"({batch},), one time a sample of x")

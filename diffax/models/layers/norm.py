@@ -44,11 +44,14 @@ class GroupNorm(nn.Module):
     """Group normalisation, made adaptive by a conditioning vector if one is given.
 
     ``y = standardize(x) * scale + bias``, then ``y * (1 + s(e)) + b(e)`` with ``(s, b)`` linear in ``e``;
-    ``zero_init`` starts ``s = b = 0``. Source: Dhariwal & Nichol 2021, section 2 (AdaGN).
+    ``zero_init`` starts ``s = b = 0``. ``groups`` must divide the channels; None for :func:`group_count`'s.
+    Source: Dhariwal & Nichol 2021, section 2 (AdaGN).
     """
 
     zero_init: bool = False
     dtype: Any = None
+    groups: int | None = None
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -56,9 +59,11 @@ class GroupNorm(nn.Module):
     ) -> Float[Array, "b h w c"]:
         """Normalise ``x``; statistics and modulation in float32, the result in the compute dtype."""
         channels = x.shape[-1]
+        groups = group_count(channels) if self.groups is None else self.groups
+        require(groups > 0 and channels % groups == 0, "groups", groups, f"a divisor of {channels} channels")
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        y = standardize_groups(x, group_count(channels)) * scale + bias
+        y = standardize_groups(x, groups, self.epsilon) * scale + bias
         if embedding is not None:
             modulation = dense(2 * channels, zero_init=self.zero_init, name="modulation")(embedding)
             y = modulate(y, *jnp.split(modulation[:, None, None], 2, axis=-1))

@@ -1,6 +1,7 @@
 """The residual block of the convolutional networks."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flax import linen as nn
@@ -20,6 +21,7 @@ class ResNetBlock(nn.Module):
     * ``resample``: a change of resolution inside the block, on both branches (Brock et al. 2019, BigGAN;
       Dhariwal & Nichol 2021, ADM); ``None`` is the block of Ho et al. 2020.
     * ``rescale_skip``: divide the sum by sqrt(2), which keeps the variance (Song et al. 2021).
+    * ``norm_groups``, ``norm_epsilon``: of both norms, see :class:`GroupNorm`.
     """
 
     features: int
@@ -29,6 +31,8 @@ class ResNetBlock(nn.Module):
     resample: Callable[[Array], Array] | None = None
     train: bool = False
     dtype: Any = None
+    norm_groups: int | None = None
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -38,13 +42,14 @@ class ResNetBlock(nn.Module):
         style: Float[Array, "b s"] | None = None,
     ) -> Float[Array, "b h2 w2 c2"]:
         """Transform ``x``; a ``style``, if given, modulates the norms that the embedding does not."""
-        h = nn.silu(GroupNorm(dtype=self.dtype, name="norm_in")(x, style))
+        norm = partial(GroupNorm, False, self.dtype, self.norm_groups, self.norm_epsilon)
+        h = nn.silu(norm(name="norm_in")(x, style))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = conv(self.features, dtype=self.dtype, name="conv_in")(h)
         if not self.scale_shift:
             h += dense(self.features, dtype=self.dtype, name="embedding")(embedding)[:, None, None]
-        h = GroupNorm(dtype=self.dtype, name="norm_out")(h, embedding if self.scale_shift else style)
+        h = norm(name="norm_out")(h, embedding if self.scale_shift else style)
         h = nn.Dropout(self.dropout, deterministic=not self.train)(nn.silu(h))
         h = conv(self.features, zero_init=True, dtype=self.dtype, name="conv_out")(h)
         if x.shape[-1] != self.features or self.resample is not None:
