@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from diffax import checks
 
@@ -46,11 +47,7 @@ def barrier(name: str) -> None:
 
 def all_agree(value: bool) -> bool:
     """Whether the value is true in every process."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
+    return bool(np.all(from_all(np.asarray(value))))
 
 
 def from_main(values: list[bool]) -> list[bool]:
@@ -60,6 +57,15 @@ def from_main(values: list[bool]) -> list[bool]:
     from jax.experimental import multihost_utils
 
     return [bool(v) for v in multihost_utils.broadcast_one_to_all(np.asarray(values))]
+
+
+def from_all(value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "processes ..."]:
+    """Every process's value, stacked, in every process."""
+    if jax.process_count() == 1:
+        return np.asarray(value)[None]
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(value))
 
 
 def gather(tree: Any) -> Any:

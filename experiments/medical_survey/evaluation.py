@@ -1,7 +1,6 @@
 """Figures for ``result.json``: each solver's distance to the held-out images, with the floor beside it."""
 
 import math
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +32,7 @@ from diffax.training import mesh_of, place, replicated
 from diffax.types import Params
 from experiments import build
 from experiments.medical_survey import method
+from experiments.progress import say
 
 _HELD_OUT = "test"
 
@@ -58,7 +58,7 @@ def evaluate(
         row, found = evaluate_solver(config, model, params, name, solver, reference, workdir)
         rows.append(row)
         figures += found
-        print(f"measured {len(rows)}/{len(solvers)}: {method.format_row(row)}", file=sys.stderr, flush=True)
+        say(f"measured {len(rows)}/{len(solvers)}: {method.format_row(row)}")
     if config.eval.likelihood_n:
         figures.append(likelihood_figure(config, model, params, reference))
     return {"figures": figures, "rows": rows}
