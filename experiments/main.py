@@ -90,7 +90,7 @@ def _status(error: Exception) -> int | None:
     """2 for bad input, 1 for a run that had to stop, None for a fault of the program itself."""
     if isinstance(error, (ValueError, OSError)):
         return 2
-    names = {"CheckpointError": 2, "NonFiniteLossError": 1}
+    names = {"CheckpointError": 2, "CheckpointWriteError": 1, "NonFiniteLossError": 1}
     return names.get(type(error).__name__)
 
 

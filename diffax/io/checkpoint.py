@@ -22,7 +22,11 @@ _FORMAT = 2  # 1 had a digest that gathered every array
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or there are some and none can be used; nothing else was changed."""
+    """There are checkpoints, and none can be used; nothing was changed."""
+
+
+class CheckpointWriteError(CheckpointError):
+    """A checkpoint could not be written; the older ones are whole."""
 
 
 class CheckpointStore:
@@ -66,8 +70,9 @@ class CheckpointStore:
     def save(self, state: TrainState, data: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Save the state and the position in the data, under the state's step.
 
-        Returns when the devices' memory may be reused; the writing goes on. Raises :class:`CheckpointError`
-        where this or the last one cannot be written (a full disk); older ones stay whole.
+        Returns when the devices' memory may be reused; the writing goes on. Raises
+        :class:`CheckpointWriteError` where this or the last one cannot be written (a full disk); older ones
+        stay whole.
         """
         self._set_damaged_aside()
         step = int(state.step)
@@ -104,7 +109,7 @@ class CheckpointStore:
         return None
 
     def wait(self) -> None:
-        """Return when everything is on disk. Raises :class:`CheckpointError` where it cannot be written."""
+        """Return when everything is on disk. Raises :class:`CheckpointWriteError` where it cannot be."""
         with self._explained():
             self._manager.wait_until_finished()
 
@@ -128,7 +133,7 @@ class CheckpointStore:
             yield
         except Exception as error:
             whole = [step for step in self._whole_steps() if step not in self._damaged]
-            raise CheckpointError(
+            raise CheckpointWriteError(
                 f"checkpoint: could not be written to {self._directory} ({_first_line(error)}); checkpoints "
                 f"{whole} are whole, and the same command goes on from the newest when there is room"
             ) from error

@@ -5,7 +5,7 @@ samples are asked for, or whether the run was broken.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,10 @@ def write_samples(
         if not done[part]:
             images = _collect(generate, params, key, labels, batch_size, start, stop, n, progress)
             if distributed.is_main():
+                _write_pictures(Path(folder) / name, images if png else (), start, replace=True)
                 write_npz(path, image=images, label=labels[start:stop], identity=np.asarray(own))
-            _write_pictures(Path(folder) / name, images, start, png)
+        elif png and distributed.is_main():
+            _write_pictures(Path(folder) / name, np.load(path)["image"], start, replace=False)
         if progress is not None:
             progress(stop, n)
     distributed.barrier(f"{name}: written")
@@ -147,10 +149,12 @@ def write_npz(path: Path, **arrays: Shaped[np.ndarray, "..."]) -> None:
     write_atomically(path, write)
 
 
-def _write_pictures(folder: Path, images: np.ndarray, start: int, png: bool) -> None:
-    if png and distributed.is_main():
-        for index, image in enumerate(images, start):
-            save_png(folder / f"{index:06d}.png", image)
+def _write_pictures(folder: Path, images: Iterable[np.ndarray], start: int, replace: bool) -> None:
+    """Each image as a PNG under the number of its sample; without ``replace`` only those that are missing."""
+    for index, image in enumerate(images, start):
+        path = folder / f"{index:06d}.png"
+        if replace or not path.exists():
+            save_png(path, image)
 
 
 def _identity_of(path: Path) -> str | None:

@@ -122,11 +122,8 @@ def draw_samples(config: ConfigDict, generate: Any, state: TrainState, workdir: 
     """``config.sample.n`` samples, class after class, as ``.npz`` files and a sheet."""
     n, classes = config.sample.n, config.data.classes
     labels = np.arange(n) % classes if classes else np.full(n, method.UNCONDITIONAL)
-    about = {
-        "step": int(state.step),
-        "solver": config.solvers[name].to_dict(),
-        "sample": config.sample.to_dict(),
-    }
+    about = {field: config.sample[field] for field in ("guidance", "threshold", "ema")}
+    about |= {"step": int(state.step), "solver": config.solvers[name].to_dict()}
     files = write_samples(
         lambda *arguments: generate(*arguments).x,
         averaged(state, config.sample.ema),

@@ -1,48 +1,12 @@
 """The launcher as a user calls it: every mode, bad input, and a killed run."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import digests, launch
 
 from diffax.io import save_png
-
-ROOT = Path(__file__).parents[2]
-DDPM = "configs/medical_survey/ddpm_digits.py:smoke"
-ENVIRONMENT = {
-    **os.environ,
-    "XLA_FLAGS": "",  # one device, as a user has it
-    "JAX_COMPILATION_CACHE_DIR": os.environ.get(
-        "DIFFAX_TEST_CACHE", str(Path(tempfile.gettempdir()) / "diffax-jax-cache")
-    ),
-}
-
-
-def command(workdir, *flags, config=DDPM, mode="train"):
-    base = [sys.executable, "-m", "experiments.main", f"--config={config}", f"--workdir={workdir}"]
-    return [*base, f"--mode={mode}", *flags]
-
-
-def launch(*args, **kwargs):
-    return subprocess.run(
-        command(*args, **kwargs), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
-
-
-def digests(workdir):
-    """Digest of every array of each checkpoint, by step."""
-    found = {}
-    for path in (workdir / "checkpoints").glob("*/meta/metadata"):
-        if path.parts[-3].isdigit():  # not one that is still being written
-            found[int(path.parts[-3])] = json.loads(path.read_text())["digest"]
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -87,23 +51,6 @@ def test_the_same_command_again_has_nothing_to_do(trained):
     assert done.returncode == 0
     assert "resuming from the checkpoint at step 20" in done.stderr
     assert digests(trained) == before
-
-
-def test_kill_9_and_rerun_is_bit_for_bit_the_undisturbed_run(trained, tmp_path):
-    workdir = tmp_path / "w"
-    process = subprocess.Popen(command(workdir), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 200
-    while time.time() < deadline and not digests(workdir):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 20 not in digests(workdir), "the run ended before it could be killed"
-    done = launch(workdir)
-    assert done.returncode == 0, done.stderr
-    assert "resuming from the checkpoint at step 10" in done.stderr
-    assert digests(workdir)[20] == digests(trained)[20]
-    kept = (workdir / "metrics.jsonl").read_text()
-    assert kept == (trained / "metrics.jsonl").read_text()
 
 
 @pytest.mark.parametrize(

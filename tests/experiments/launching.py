@@ -1,0 +1,48 @@
+"""How the tests of the programs start them."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DDPM = "configs/medical_survey/ddpm_digits.py:smoke"
+ENVIRONMENT = {
+    **os.environ,
+    "XLA_FLAGS": "",  # one device, as a user has it
+    "JAX_COMPILATION_CACHE_DIR": os.environ.get(
+        "DIFFAX_TEST_CACHE", str(Path(tempfile.gettempdir()) / "diffax-jax-cache")
+    ),
+}
+
+
+def command(workdir, *flags, config=DDPM, mode="train"):
+    """The launcher's command line."""
+    base = [sys.executable, "-m", "experiments.main", f"--config={config}", f"--workdir={workdir}"]
+    return [*base, f"--mode={mode}", *flags]
+
+
+def start(workdir, *flags, **options):
+    """The launcher in the background; its standard error can be read."""
+    return subprocess.Popen(
+        command(workdir, *flags), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def launch(*args, **kwargs):
+    """Run the launcher to its end."""
+    return subprocess.run(
+        command(*args, **kwargs), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+
+
+def digests(workdir):
+    """Digest of every array of each whole checkpoint, by step."""
+    found = {}
+    for path in (workdir / "checkpoints").glob("*/meta/metadata"):
+        if path.parts[-3].isdigit():  # not one that is still being written
+            found[int(path.parts[-3])] = json.loads(path.read_text())["digest"]
+    return found
