@@ -1,5 +1,6 @@
 """What the launcher does: train, evaluate, draw samples."""
 
+import contextlib
 import logging
 import math
 import sys
@@ -41,7 +42,7 @@ def train(config: ConfigDict, workdir: str, options: Options | None = None) -> N
     claim(config, path)
     _log_to_stderr()
     progress = Progress(settings.num_steps)
-    with output_folder(path) as folder, _open_store(config, path) as store:
+    with output_folder(path) as folder, _open_store(config, path) as store, _closed_after(data):
         writer = MetricsWriter(folder)
         state = run_training(
             partial(experiment.init, jax.random.key(config.seed)),
@@ -104,6 +105,11 @@ def write_figures(config: ConfigDict, path: Path, state: TrainState, found: Mapp
     notes = {"config": config.to_dict(), "step": int(state.step), **environment(), "rows": found["rows"]}
     write_result(path / "result.json", found["figures"], _plain(notes))
     say(f"wrote {path / 'result.json'}", sys.stdout)
+
+
+def _closed_after(data: Any) -> contextlib.AbstractContextManager[Any]:
+    """End the processes of a pipeline that has some."""
+    return contextlib.closing(data) if hasattr(data, "close") else contextlib.nullcontext()
 
 
 def _open_store(config: ConfigDict, path: Path) -> CheckpointStore:

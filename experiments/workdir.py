@@ -25,6 +25,9 @@ _MAY_CHANGE = (
     "train.keep_every",
     "train.best",
     "train.validate_n",
+    "data.threads",
+    "data.workers",
+    "data.preload",
     "mesh",
     "cpu_devices",
     "sample",
@@ -50,6 +53,8 @@ def check_owner(config: ConfigDict, path: Path) -> None:
     for field in sorted({*old, *new}):
         if any(field == name or field.startswith(name + ".") for name in _MAY_CHANGE):
             continue
+        if field not in old and not new[field]:
+            continue  # an option that is newer than the folder, and not used
         if old.get(field) != new.get(field):
             raise ValueError(
                 f"config.{field}: got {new.get(field)!r}, allowed: {old.get(field)!r}, as in {path}, "

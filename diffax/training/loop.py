@@ -134,7 +134,7 @@ class _Run(NamedTuple):
         start, before, fed = int(state.step), feed.position, feed.take()
         alive = sharding.place(np.True_, sharding.replicated(mesh))
         step_fn, flops = _compile(train_step, state, fed, alive)
-        monitor = Monitor(batch_size(fed.batch), flops, list(mesh.devices.flat))
+        monitor = Monitor(batch_size(fed.batch), flops, list(mesh.devices.flat), feed.waited)
         rows: list[_Row] = []
         for step in range(start + 1, self.num_steps + 1):
             fed = fed if step == start + 1 else feed.take()

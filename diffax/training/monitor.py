@@ -52,10 +52,12 @@ class Monitor:
     the peak is known.
     """
 
-    def __init__(self, samples_per_step: int, flops: float | None, devices: list[Any]) -> None:
+    def __init__(
+        self, samples_per_step: int, flops: float | None, devices: list[Any], waited: float = 0.0
+    ) -> None:
         self._samples, self._flops, self._devices = samples_per_step, flops, devices
         self._local = next(d for d in devices if d.process_index == jax.process_index())
-        self._last, self._waited = time.perf_counter(), 0.0
+        self._last, self._waited = time.perf_counter(), waited
 
     def read(self, steps: int, waited: float) -> dict[str, float]:
         """Figures of the last ``steps`` steps; ``waited`` is the feed's counter."""

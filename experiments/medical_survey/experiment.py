@@ -87,7 +87,14 @@ def make_pipeline(config: ConfigDict, source: data.Source, index: int, count: in
     checks.require(size % count == 0, "config.train.batch_size", size, f"a multiple of {count} processes")
     flip = data.horizontal_flip() if config.data.flip else None
     return data.pipeline(
-        source, size // count, config.seed, shard_index=index, shard_count=count, augment=flip
+        source,
+        size // count,
+        config.seed,
+        shard_index=index,
+        shard_count=count,
+        augment=flip,
+        threads=config.data.threads,
+        workers=config.data.workers,
     )
 
 

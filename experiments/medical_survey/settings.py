@@ -67,11 +67,19 @@ def base() -> ConfigDict:
             "sigma_data": 0.5,
             "time_input": "c_noise",
             "data": {
-                "source": "digits",  # or "mnist", "cifar10", a folder of images, a .npz, .parquet, tfds:NAME
+                # or "mnist", "cifar10", a folder of images or volumes, a .npz, .parquet, .nii.gz, tfds:NAME
+                "source": "digits",
                 "data_dir": "",  # where the files of a named source are
                 "holdout": 0.0,  # share kept for evaluation, of data without splits of its own
                 "size": 0,  # side that a folder's images are cropped and resized to
                 "channels": 0,  # of a folder's images: 1 or 3
+                "value_range": (),  # (low, high) that maps to [-1, 1]: a window in HU, or of deep images
+                "axis": "",  # of a volume's slices: axial, coronal or sagittal
+                "field_mm": 0.0,  # side of the square that is cut out of each slice
+                "min_content": 0.0,  # share of a slice above the low end, below which it is left out
+                "preload": False,  # decode everything now
+                "threads": 0,  # that read ahead
+                "workers": 0,  # processes that read ahead
                 "classes": 10,  # of the labels; 0 to ignore them
                 "flip": False,
                 "levels": 17,  # grey levels, for bits per dimension
