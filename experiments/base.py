@@ -22,6 +22,7 @@ class Experiment(NamedTuple):
     * ``data(shard_index, shard_count)``: this process's rows of each training batch, resumable;
     * ``evaluate(state, workdir)``: the figures for ``result.json``; may write pictures;
     * ``draw(state, workdir)``: samples as pictures and arrays;
+    * ``export(state, workdir)``: what others can use without this program; or None;
     * ``validate(state)``: figures of a checkpoint, by which the best one may be kept; or None;
     * ``sharding_rules``: pairs (regular expression on parameter paths, tactic) for a mesh.
 
@@ -34,6 +35,7 @@ class Experiment(NamedTuple):
     data: Callable[[int, int], DataIterator]
     evaluate: Callable[[TrainState, Path], Mapping[str, Any]]
     draw: Callable[[TrainState, Path], None]
+    export: Callable[[TrainState, Path], None] | None = None
     validate: Validate | None = None
     sharding_rules: Rules = ()
 

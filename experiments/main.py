@@ -1,7 +1,7 @@
 """The launcher of every experiment.
 
     python -m experiments.main --config=configs/medical_survey/ddpm_digits.py:demo --workdir=DIR \
-        --mode=train|eval|sample
+        --mode=train|eval|sample|export
 
 The same command again resumes; SIGTERM saves and ends with status 0. Single values are changed by
 ``--config.train.num_steps=500`` and the like, the mesh by ``--config.mesh=4x2x1``. On several hosts the same
@@ -37,7 +37,8 @@ def main(argv: Sequence[str]) -> None:
         if values[name].value is None:
             raise ValueError(f"--{name}: got None, allowed: a path")
     start_jax()
-    mode = {"train": modes.train, "eval": modes.evaluate, "sample": modes.draw}[values["mode"].value]
+    known = {"train": modes.train, "eval": modes.evaluate, "sample": modes.draw, "export": modes.export}
+    mode = known[values["mode"].value]
     options = modes.Options(values["profile"].value, values["checkpoint"].value)
     mode(values["config"].value, values["workdir"].value, options)
 
@@ -66,7 +67,7 @@ def run(program: Callable[[Sequence[str]], None]) -> int:
             traceback.print_exc()
         else:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    if status and _MULTIHOST.value:
+    if status and flags.FLAGS.is_parsed() and _MULTIHOST.value:
         # the usual way out waits minutes for the other hosts; they learn of this one's end at once
         sys.stderr.flush()
         os._exit(status)
@@ -97,7 +98,7 @@ def _status(error: Exception) -> int | None:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "configuration file, as path.py:variant")
     flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, pictures, results")
-    flags.DEFINE_enum("mode", "train", ["train", "eval", "sample"], "what to do")
+    flags.DEFINE_enum("mode", "train", ["train", "eval", "sample", "export"], "what to do")
     flags.DEFINE_bool("profile", False, "write a trace of a few training steps into the workdir")
     flags.DEFINE_string("checkpoint", "newest", "what eval and sample look at: newest, best, or a step")
     sys.exit(run(main))

@@ -1,4 +1,4 @@
-"""What the launcher does: train, evaluate, draw samples."""
+"""What the launcher does: train, evaluate, draw samples, export."""
 
 import contextlib
 import logging
@@ -79,6 +79,19 @@ def draw(config: ConfigDict, workdir: str, options: Options | None = None) -> No
         experiment.draw(state, folder)
     for picture in sorted(path.glob("samples-*.png")):
         say(f"wrote {picture}", sys.stdout)
+
+
+def export(config: ConfigDict, workdir: str, options: Options | None = None) -> None:
+    """Write a checkpoint's parameters and samplers for use without this program, into ``export/``."""
+    path = Path(workdir)
+    experiment, state = load(config, path, (options or Options()).checkpoint)
+    known = "an experiment that exports something"
+    checks.require(experiment.export is not None, "config.experiment", config.experiment, known)
+    assert experiment.export is not None
+    with output_folder(path) as folder:
+        experiment.export(state, folder / "export")
+    for file in sorted((path / "export").iterdir()):
+        say(f"wrote {file}", sys.stdout)
 
 
 def load(config: ConfigDict, path: Path, checkpoint: str = "newest") -> tuple[Experiment, TrainState]:

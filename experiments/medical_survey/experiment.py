@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
 from diffax import checks, data
-from diffax.io import write_samples
+from diffax.io import export_sampler, save_params, write_samples
 from diffax.models import TENSOR_RULES
 from diffax.processes import GaussianProcess
 from diffax.training import (
@@ -58,6 +58,15 @@ def make_experiment(config: ConfigDict) -> Experiment:
             generate = method.make_generate(config, model, shape, solver)
             draw_samples(config, generate, state, workdir, name)
 
+    def export(state: TrainState, workdir: Path) -> None:
+        params = averaged(state, config.sample.ema)
+        about = {"step": int(state.step), "ema": config.sample.ema, "value_range": [-1, 1]}
+        save_params(workdir / "params.safetensors", params, {k: str(v) for k, v in about.items()})
+        for name, solver in solvers.items():
+            function = method.make_exportable(config, model, distributed.gather(params), shape, solver)
+            facts = about | {"classes": config.data.classes, "solver": config.solvers[name].to_dict()}
+            export_sampler(workdir / f"sampler-{name}.jaxexport", function, metadata=facts)
+
     return Experiment(
         init=init,
         train_step=make_train_step(
@@ -66,6 +75,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
         data=lambda index, count: make_pipeline(config, source, index, count),
         evaluate=evaluate,
         draw=draw,
+        export=export,
         validate=make_validate(config, model, process) if config.train.validate_n else None,
         sharding_rules=TENSOR_RULES,
     )

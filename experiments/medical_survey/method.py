@@ -18,7 +18,9 @@ from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from diffax import bind, sample
-from diffax.io import save_png, tile
+from diffax.guidance import classifier_free
+from diffax.io import save_png, seed_keys, tile
+from diffax.io.export import SamplingFn
 from diffax.losses import denoising_loss, drop_labels
 from diffax.processes import GaussianProcess
 from diffax.samplers import SampleOutput, Sampler
@@ -117,6 +119,21 @@ def make_generate(config: ConfigDict, model: nn.Module, shape: tuple[int, ...], 
             cond=condition(labels),
             return_path=return_path,
         )
+
+    return generate
+
+
+def make_exportable(
+    config: ConfigDict, model: nn.Module, params: Params, shape: tuple[int, ...], solver: Solver
+) -> SamplingFn:
+    """Sampling as a function ``(seeds, labels, guidance) -> images`` that holds its parameters."""
+    threshold = build.make_guidance(1.0, config.sample.threshold)
+    denoise = make_denoiser(config, build.make_apply(model), params, solver.process)
+
+    def generate(seeds: Array, labels: Array, guidance: Array) -> Array:
+        guided = threshold(classifier_free(guidance)(denoise) if config.data.classes else denoise)
+        keys, cond = seed_keys(seeds), condition(labels)
+        return sample(keys, guided, solver.process, solver.sampler, solver.grid, shape=shape, cond=cond).x
 
     return generate
 

@@ -1,12 +1,18 @@
 """The launcher as a user calls it: every mode, bad input, and a killed run."""
 
 import json
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
-from launching import digests, launch
+from launching import ENVIRONMENT, digests, launch
 
-from diffax.io import save_png
+from configs.medical_survey.ddpm_digits import get_config
+from diffax.io import load_params, save_png
+from experiments import build
+from experiments.medical_survey import method
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +49,32 @@ def test_eval_and_sample(trained):
     assert done.returncode == 0, done.stderr
     assert (trained / "samples-ddim.png").stat().st_size > 500
     assert np.load(trained / "samples-ddim.npz")["image"].shape == (10, 8, 8, 1)
+
+
+ALONE = """
+import sys, jax, numpy as np
+call = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read())).call
+images = call(np.arange(3, dtype=np.uint32), np.array([7, 1, -1], np.int32), np.float32(2.0))
+np.save(sys.argv[2], images)
+assert not {"flax", "diffax", "experiments"} & set(sys.modules)
+"""
+
+
+def test_export_runs_where_only_jax_is(trained, tmp_path):
+    done = launch(trained, mode="export")
+    assert done.returncode == 0, done.stderr
+    folder = trained / "export"
+    file = str(folder / "sampler-ddim.jaxexport")
+    arguments = [sys.executable, "-c", ALONE, file, str(tmp_path / "images.npy")]
+    subprocess.run(arguments, check=True, env=ENVIRONMENT, cwd=tmp_path)
+    config = get_config("smoke")
+    params, metadata = load_params(folder / "params.safetensors")
+    assert metadata["step"] == "20"
+    model, solver = build.make_model(config.model, 10), method.make_solver(config.solvers["ddim"])
+    function = method.make_exportable(config, model, params, (8, 8, 1), solver)
+    labels = np.array([7, 1, -1], np.int32)
+    here = jax.jit(function)(np.arange(3, dtype=np.uint32), labels, np.float32(2.0))
+    np.testing.assert_allclose(np.load(tmp_path / "images.npy"), here, atol=1e-6)
 
 
 def test_the_same_command_again_has_nothing_to_do(trained):
