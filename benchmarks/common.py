@@ -27,9 +27,9 @@ for _name, _spec in SIZES.items():
     _spec["attention"] = tuple(level in _ATTENTION[_name] for level in range(len(_spec["channels"])))
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The options of every benchmark."""
-    parser = argparse.ArgumentParser(description=description)
+def arguments(description: str, extra: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+    """The options of every benchmark, and a benchmark's own."""
+    parser = argparse.ArgumentParser(description=description, parents=[extra] if extra else [])
     parser.add_argument("--size", choices=SIZES, default="digits")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

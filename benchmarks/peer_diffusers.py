@@ -4,6 +4,7 @@ import json
 import statistics
 import sys
 import time
+from functools import partial
 
 import diffusers
 import torch
@@ -41,8 +42,8 @@ def images(spec):
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def training(spec, repeats, cast):
-    model = make_unet(spec)
+def training(spec, repeats, cast, compiled=False):
+    model = torch.compile(make_unet(spec)) if compiled else make_unet(spec)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
     x, eps = images(spec), images(spec)
     t = torch.randint(0, 1000, (spec["batch"],), device=DEVICE)
@@ -94,7 +95,11 @@ def overhead(spec, repeats, cast):
 if __name__ == "__main__":
     task, spec, repeats, dtype = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     half = torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
-    out = {"training": training, "sampling": sampling, "overhead": overhead}[task](spec, repeats, half)
+    tasks = {
+        "training": training, "training_compiled": partial(training, compiled=True),
+        "sampling": sampling, "overhead": overhead,
+    }  # fmt: skip
+    out = tasks[task](spec, repeats, half)
     print(
         json.dumps({**out, "torch": torch.__version__, "diffusers": diffusers.__version__, "device": DEVICE})
     )
