@@ -4,9 +4,10 @@
         --mode=train|eval|sample|export
 
 The same command again resumes; SIGTERM saves and ends with status 0. Single values are changed by
-``--config.train.num_steps=500`` and the like, the mesh by ``--config.mesh=4x2x1``. On several hosts the same
-command runs on each, with ``--multihost`` and, off a cluster that JAX knows, ``--coordinator=HOST:PORT
---process_count=N --process_id=I``. Bad input ends with one line and exit status 2, and changes nothing.
+``--config.train.num_steps=500`` and the like, the mesh by ``--mesh=4x2x1`` (data x fsdp x tensor). On several
+hosts the same command runs on each, with ``--multihost`` and, off a cluster that JAX knows,
+``--coordinator=HOST:PORT --process_count=N --process_id=I``. Bad input ends with one line and exit status 2,
+and changes nothing.
 """
 
 import os
@@ -40,7 +41,10 @@ def main(argv: Sequence[str]) -> None:
     known = {"train": modes.train, "eval": modes.evaluate, "sample": modes.draw, "export": modes.export}
     mode = known[values["mode"].value]
     options = modes.Options(values["profile"].value, values["checkpoint"].value)
-    mode(values["config"].value, values["workdir"].value, options)
+    config = values["config"].value
+    if values["mesh"].value:
+        config.mesh = values["mesh"].value
+    mode(config, values["workdir"].value, options)
 
 
 def start_jax() -> None:
@@ -99,6 +103,7 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "configuration file, as path.py:variant")
     flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, pictures, results")
     flags.DEFINE_enum("mode", "train", ["train", "eval", "sample", "export"], "what to do")
+    flags.DEFINE_string("mesh", "", "devices as DATAxFSDPxTENSOR, one of them -1; instead of config.mesh")
     flags.DEFINE_bool("profile", False, "write a trace of a few training steps into the workdir")
     flags.DEFINE_string("checkpoint", "newest", "what eval and sample look at: newest, best, or a step")
     sys.exit(run(main))

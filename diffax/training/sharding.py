@@ -25,15 +25,22 @@ MIN_SIZE = 4096  # numbers in an array below which a split costs more than it sa
 
 
 def parse_mesh(text: str) -> tuple[int, int, int]:
-    """Sizes of the axes from ``"DATAxFSDPxTENSOR"``, such as ``"4x2x1"``; one may be -1."""
-    allowed = "three sizes as in 4x2x1 (data x fsdp x tensor), of which one may be -1"
-    matched = re.fullmatch(r"(-1|\d+)x(-1|\d+)x(-1|\d+)", text)
-    checks.require(matched is not None, "mesh", text, allowed)
-    assert matched is not None
-    data, fsdp, tensor = (int(size) for size in matched.groups())
-    sizes = (data, fsdp, tensor)
-    checks.require(0 not in sizes and sizes.count(-1) <= 1, "mesh", text, allowed)
-    return sizes
+    """Sizes of the axes from ``"DATAxFSDPxTENSOR"``, such as ``"4x2x1"``, or ``"data=4,fsdp=2"``.
+
+    One may be -1; an axis that is not named has size 1.
+    """
+    allowed = "three sizes as in 4x2x1 (data x fsdp x tensor) or names as in data=4,fsdp=2; one may be -1"
+    size = r"(-1|[1-9]\d*)"
+    plain = re.fullmatch("x".join([size] * 3), text)
+    named = re.fullmatch(rf"(data|fsdp|tensor)={size}(,(data|fsdp|tensor)={size})*", text)
+    checks.require(plain is not None or named is not None, "mesh", text, allowed)
+    if plain is not None:
+        sizes = dict(zip(AXES, plain.groups(), strict=True))
+    else:
+        sizes = {axis: number for axis, number in re.findall(r"(\w+)=(-?\d+)", text)}
+    data, fsdp, tensor = (int(sizes.get(axis, 1)) for axis in AXES)
+    checks.require((data, fsdp, tensor).count(-1) <= 1, "mesh", text, allowed)
+    return data, fsdp, tensor
 
 
 def make_mesh(

@@ -92,6 +92,7 @@ def test_the_same_command_again_has_nothing_to_do(trained):
         (["--config.train.num_steps=many"], {}, ["num_steps", "many"]),
         ([], {"config": "configs/medical_survey/ddpm_digits.py:huge"}, ["variant", "huge", "demo", "smoke"]),
         ([], {"config": "configs/none.py"}, ["configs/none.py"]),
+        (["--mesh=4xmany"], {}, ["mesh", "4xmany"]),
         (["--config.mesh=64x1x1"], {}, ["devices", "64"]),
         (["--config.output=noise"], {}, ["output", "noise", "eps"]),
         (["--config.data.source=/nowhere.npz"], {}, ["/nowhere.npz"]),

@@ -210,6 +210,9 @@ class TestRules:
             (lambda: parse_mesh("8x1"), "mesh"),
             (lambda: parse_mesh("-1x-1x1"), "mesh"),
             (lambda: parse_mesh("0x1x1"), "mesh"),
+            (lambda: parse_mesh("data=2,model=4"), "mesh"),
+            (lambda: parse_mesh("data=2,fsdp"), "mesh"),
+            (lambda: parse_mesh(""), "mesh"),
             (lambda: make_mesh(9), "devices"),
             (lambda: make_mesh(-1, 3, 1), "mesh"),
             (lambda: make_mesh(-2, 1, 1), "mesh"),
@@ -223,5 +226,6 @@ class TestRules:
 
     def test_sizes(self):
         assert parse_mesh("-1x2x1") == (-1, 2, 1)
+        assert parse_mesh("fsdp=-1,tensor=2") == (1, -1, 2)
         assert dict(make_mesh(-1, 2, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
         assert data_shard(make_mesh(2, 2, 2)) == (0, 1)
