@@ -37,7 +37,7 @@ def parse_mesh(text: str) -> tuple[int, int, int]:
     if plain is not None:
         sizes = dict(zip(AXES, plain.groups(), strict=True))
     else:
-        sizes = {axis: number for axis, number in re.findall(r"(\w+)=(-?\d+)", text)}
+        sizes = dict(re.findall(r"(\w+)=(-?\d+)", text))
     data, fsdp, tensor = (int(sizes.get(axis, 1)) for axis in AXES)
     checks.require((data, fsdp, tensor).count(-1) <= 1, "mesh", text, allowed)
     return data, fsdp, tensor
