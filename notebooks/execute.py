@@ -17,7 +17,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def run(path: Path, timeout: int = 300) -> nbformat.NotebookNode:
-    """The notebook with the outputs of a fresh kernel that imports this checkout. Raises at the first error."""
+    """The notebook with outputs of a fresh kernel, which imports this checkout; raises at the first error."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
