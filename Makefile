@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint notebooks clean
 
 demo: $(STAMP)
 	$(BIN)/python -m experiments.medical_survey.report --workdir=runs/demo
@@ -22,6 +22,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+notebooks: $(STAMP)
+	$(BIN)/python notebooks/execute.py
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info runs
