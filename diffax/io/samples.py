@@ -66,9 +66,11 @@ def in_batches(
 ) -> Iterator[Any]:
     """Call ``generate`` for samples ``start .. stop - 1``, and yield its outputs as numpy arrays.
 
-    ``conditions`` is a tree of arrays with a row for each of the n samples; ``stop`` is n by default. All
-    batches have one size (one compilation), rounded up to what the devices divide; the last is cut.
+    ``conditions`` is a tree of arrays with a row for each of the n samples, or n itself where there are none
+    (``generate`` then gets their indices instead); ``stop`` is n by default. All batches have one
+    size (one compilation), rounded up to what the devices divide; the last is cut.
     """
+    conditions = np.arange(conditions) if isinstance(conditions, int) else conditions
     n = len(jax.tree.leaves(conditions)[0])
     stop = n if stop is None else stop
     checks.require(0 <= start <= stop <= n, "start, stop", (start, stop), f"a range inside 0 .. {n}")

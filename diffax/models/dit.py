@@ -73,7 +73,8 @@ class DiT(nn.Module):
     * ``patch_size``: pixels a side of a token. ``width``: channels of a token, a multiple of 4 and of
       ``heads``. ``depth``: blocks. ``mlp_ratio``: hidden width of the perceptron, in widths.
     * ``num_classes``: size of the label table, 0 to ignore labels. ``out_channels``: None for those of x.
-    * ``time_embedding``: "sinusoidal" or "fourier"; ``time_scale``: None for its default (1000 or 16).
+    * ``time_embedding``: "sinusoidal" or "fourier"; ``time_scale``: None for its default (1000 or 16), made
+      for times in [0, 1]; for ``log(sigma) / 4`` take "fourier" with a scale of 1.
     * ``dtype``: of the computation, such as ``jnp.bfloat16``; parameters and statistics stay float32.
     * ``remat``: recompute each block in the backward pass, for memory.
 

@@ -40,7 +40,8 @@ class MLP(nn.Module):
 
     * ``width``, ``blocks``: hidden width and number of residual blocks.
     * ``num_classes``: size of the label table, 0 to ignore labels. ``out_features``: None for those of x.
-    * ``time_embedding``: "sinusoidal" or "fourier"; ``time_scale``: None for its default (1000 or 16).
+    * ``time_embedding``: "sinusoidal" or "fourier"; ``time_scale``: None for its default (1000 or 16), made
+      for times in [0, 1]; for ``log(sigma) / 4`` take "fourier" with a scale of 1.
     * ``dtype``: of the computation, such as ``jnp.bfloat16``; parameters and statistics stay float32.
 
     Raises ValueError for inputs of other shapes and for options outside of these.

@@ -56,8 +56,9 @@ class UNet(nn.Module):
     * ``num_classes``: size of the label table, 0 to ignore labels. ``out_channels``: None for those of x.
     * ``patch_size``: squares of pixels stacked on the channels before, and spread after: 2 is about
       four times faster on a CPU.
-    * ``time_embedding``: "sinusoidal" or "fourier"; ``time_scale``: None for its default (1000 or 16);
-      ``time_shift``: of the sinusoidal frequencies (:func:`sinusoidal_features`).
+    * ``time_embedding``: "sinusoidal" or "fourier"; ``time_scale``: None for its default (1000 or 16), made
+      for times in [0, 1]; for ``log(sigma) / 4`` take "fourier" with a scale of 1. ``time_shift``: of
+      the sinusoidal frequencies (:func:`sinusoidal_features`).
     * ``norm_groups``: of every group norm, None for a number that follows the channels
       (:func:`group_count`); ``norm_epsilon``: added to the variances.
     * ``symmetric_downsample``: the strided convolution pads one pixel on every side, not one at the end.

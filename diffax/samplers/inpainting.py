@@ -17,7 +17,10 @@ def inpaint(
     r"""Keep ``known`` where ``mask`` is true, and let any sampler fill in the rest.
 
     After each step to s the known part is replaced by ``alpha_s known + sigma_s z``. With ``n_resample > 1``
-    the step is repeated: back to t by the forward process, and again, which lets the two parts agree.
+    the step is repeated: back to t by the forward process, and again, which lets the two parts agree. Even
+    then it is no draw from the posterior: the known part's noise is fresh at each step, and on a mixture
+    whose posterior is known plain replacement is far off (``notebooks/03``). The program grows with
+    ``n_resample``.
     Song et al. 2021 (arXiv:2011.13456), section I.2; Lugmayr et al. 2022 (arXiv:2201.09865), algorithm 1.
     """
     checks.require(n_resample >= 1, "n_resample", n_resample, "an integer >= 1")
