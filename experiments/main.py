@@ -10,6 +10,7 @@ hosts the same command runs on each, with ``--multihost`` and, off a cluster tha
 and changes nothing.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -93,6 +94,8 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 def _status(error: Exception) -> int | None:
     """2 for bad input, 1 for a run that had to stop, None for a fault of the program itself."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return 1
     if isinstance(error, (ValueError, OSError)):
         return 2
     names = {"CheckpointError": 2, "CheckpointWriteError": 1, "NonFiniteLossError": 1}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from diffax import checks
@@ -183,3 +184,5 @@ def _log_to_stderr() -> None:
         logger.propagate = False
     if not distributed.is_main():
         logger.setLevel(logging.ERROR)
+    # storage logs a traceback of each error in its threads; the same error reaches us, and is one line
+    absl_logging.set_verbosity(absl_logging.FATAL)

@@ -242,5 +242,6 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+    """The first line of a message; of a long one its ends, for the reason often comes last."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 240 else f"{line[:100]} ... {line[-130:]}"
