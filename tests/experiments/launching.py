@@ -24,11 +24,11 @@ def command(workdir, *flags, config=DDPM, mode="train"):
     return [*base, f"--mode={mode}", *flags]
 
 
-def start(workdir, *flags, **options):
-    """The launcher in the background; its standard error can be read."""
+def start(workdir, *flags, prefix=()):
+    """The launcher in the background, behind another program's arguments; its standard error can be read."""
     return subprocess.Popen(
-        command(workdir, *flags), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True, **options,
+        [*prefix, *command(workdir, *flags)], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 

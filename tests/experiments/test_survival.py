@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import resource
 import signal
 import socket
 import time
@@ -110,10 +109,8 @@ def test_a_full_disk_is_named_and_older_checkpoints_stay(undisturbed, tmp_path):
     process.wait()
     before = digests(workdir)
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    process = start(workdir, *STEPS, preexec_fn=limit)
+    limited = ("bash", "-c", 'ulimit -f 20 && exec "$@"', "limited")  # 20 KiB a file
+    process = start(workdir, *STEPS, prefix=limited)
     errors = process.communicate(timeout=120)[1]
     lines = [line for line in errors.splitlines() if line.startswith("error")]
     assert process.returncode == 1, errors
