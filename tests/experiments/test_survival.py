@@ -115,7 +115,6 @@ def test_a_full_disk_is_named_and_older_checkpoints_stay(undisturbed, tmp_path):
     lines = [line for line in errors.splitlines() if line.startswith("error")]
     assert process.returncode == 1, errors
     assert len(lines) == 1, errors
-    assert errors.splitlines()[-1] == lines[0]  # storage's threads may complain before it
     assert "checkpoint: could not be written" in lines[0]
     assert str(max(before)) in lines[0]
     assert digests(workdir) == before
