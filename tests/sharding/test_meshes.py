@@ -187,12 +187,15 @@ class TestRules:
             "out": {"kernel": jnp.zeros((64, 64)), "bias": jnp.zeros(64)},
             "odd": {"kernel": jnp.zeros((63, 127))},
             "frozen": {"kernel": jnp.zeros((64, 512))},
+            "plain": {"kernel": jnp.zeros((64, 512)), "tall": jnp.zeros((514, 63))},
         }
         rules = (("frozen/", "replicate"), ("qkv/", "column"), ("out/kernel$", "row"))
         found = jax.tree.map(lambda s: s.spec, tree_shardings(tree, mesh, rules))
         assert found["qkv"]["kernel"] == PartitionSpec("fsdp", "tensor")
         assert found["out"]["kernel"] == PartitionSpec("tensor", "fsdp")
         assert found["out"]["bias"] == PartitionSpec(None)  # below the threshold
+        assert found["plain"]["kernel"] == PartitionSpec(None, "fsdp")
+        assert found["plain"]["tall"] == PartitionSpec("fsdp", None)
         assert found["odd"]["kernel"] == PartitionSpec(None, None)  # nothing comes out even
         assert found["frozen"]["kernel"] == PartitionSpec(None, None)
 

@@ -56,6 +56,22 @@ def test_round_trip_and_keep(tmp_path):
     assert jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
 
 
+@pytest.mark.parametrize(("best", "step"), [("valid_loss", 2), ("valid_loss:min", 2), ("valid_loss:max", 3)])
+def test_the_best_and_every_so_many_are_kept_beside_the_newest(tmp_path, best, step):
+    losses = {1: 0.5, 2: 0.1, 3: 0.9, 4: 0.4, 5: float("nan"), 6: 0.3, 7: 0.2}
+    with CheckpointStore(tmp_path, keep=1, keep_every=4, best=best) as store:
+        for at, loss in losses.items():
+            store.save(state_at(at), {"step": at}, {"valid_loss": loss, "loss": 0.0})
+        store.wait()
+        assert store.steps() == sorted({step, 4, 7})
+        assert store.best_step() == step
+    with CheckpointStore(tmp_path, best=best) as store:  # a later program finds it too
+        assert store.best_step() == step
+        assert int(store.restore(state_at(0), step)[0].step) == step
+    with pytest.raises(ValueError, match="best"):
+        CheckpointStore(tmp_path, best="loss:least")
+
+
 @pytest.mark.parametrize("damage", ["truncate", "delete", "flip", "other_arrays", "no_meta"])
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, damage, caplog):
     with CheckpointStore(tmp_path) as store:

@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step():
     store = MemoryStore()
     with pytest.raises(NonFiniteLossError, match="step 6") as caught:
         train(
-            state, step, Numbers(poison=5), num_steps=20, log_every=4, checkpoints=store, checkpoint_every=3
+            state, step, Numbers(poison=5), num_steps=20, log_every=9, checkpoints=store, checkpoint_every=30
         )
     saved, position = store.saved[-1]
     assert int(saved.step) == 5
