@@ -27,6 +27,7 @@ from diffax.data.points import (
 from diffax.data.registry import cifar10, mnist, open_source
 from diffax.data.slices import SliceSource, display_slice, open_volumes, read_volume
 from diffax.data.source import ArraySource, Batch, Item, Source, SourceSpec, Subset, split_source, stack_items
+from diffax.data.stream import MixtureStream
 from diffax.data.tfds import open_tfds
 from diffax.data.volume import Volume, canonical, read_nifti
 
@@ -37,6 +38,7 @@ __all__ = [
     "Batch",
     "Item",
     "Mixture",
+    "MixtureStream",
     "Pipeline",
     "SliceSource",
     "Source",

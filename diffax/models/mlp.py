@@ -1,4 +1,4 @@
-"""A residual perceptron for vectors: toy distributions, actions, latent codes."""
+"""Perceptrons for vectors: toy distributions, actions, latent codes."""
 
 from typing import Any
 
@@ -73,3 +73,30 @@ class MLP(nn.Module):
         h = nn.silu(layer_norm(h))
         output = dense(self.out_features or x.shape[-1], zero_init=True, dtype=self.dtype, name="out")(h)
         return output.astype(x.dtype)
+
+
+class Perceptron(nn.Module):
+    """Plain layers with leaky rectifiers over joined vectors, ``model.apply({"params": p}, *inputs)``.
+
+    ``inputs`` are Float["b d_i"], the output is Float["b out_features"]. The network of toy studies
+    (Xiao et al. 2022, appendix C.5): without norms and residuals, which make a discriminator of points in
+    the plane learn slowly.
+
+    * ``out_features``; ``width``, ``layers``: of the hidden layers, whose rectifiers have slope 0.2 below 0.
+    * ``dtype``: of the computation; parameters stay float32.
+    """
+
+    out_features: int
+    width: int = 128
+    layers: int = 3
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, *inputs: Float[Array, "b _"]) -> Float[Array, "b d"]:
+        """Run the network."""
+        h = jnp.concatenate(inputs, axis=-1)
+        for index in range(self.layers):
+            init = nn.initializers.lecun_normal()
+            h = nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name=f"layer{index}")(h)
+            h = nn.leaky_relu(h, 0.2)
+        return dense(self.out_features, name="out")(h).astype(inputs[0].dtype)

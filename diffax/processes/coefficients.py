@@ -92,6 +92,35 @@ def transition(
     return scale, process.sigma(t) ** 2 * (1.0 - ratio) * (1.0 + ratio)
 
 
+def bridge_sample(
+    process: GaussianProcess,
+    x0: Float[Array, "b ..."],
+    x_t: Float[Array, "b ..."],
+    noise: Float[Array, "b ..."],
+    s: Float[ArrayLike, "*b"],
+    t: Float[ArrayLike, "*b"],
+) -> Float[Array, "b ..."]:
+    """``c_xt x_t + c_x0 x0 + sqrt(var) noise``: a draw from :func:`bridge`, one pair of times per sample."""
+    c_xt, c_x0, var = (per_sample(jnp.asarray(value), x_t) for value in bridge(process, s, t))
+    return c_xt * x_t + c_x0 * x0 + jnp.sqrt(var) * noise
+
+
+def ancestral_pair(
+    process: GaussianProcess,
+    x0: Float[Array, "b ..."],
+    noise: tuple[Float[Array, "b ..."], Float[Array, "b ..."]],
+    s: Float[Array, "b"],
+    t: Float[Array, "b"],
+) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
+    """``(x_s, x_t)`` from their joint law given x0: x_s from the marginal, then x_t from x_s, ``s < t``.
+
+    Two independent draws of the marginals would have the wrong covariance.
+    """
+    x_s = perturb(process, x0, noise[0], s)
+    scale, variance = (per_sample(value, x0) for value in transition(process, s, t))
+    return x_s, scale * x_s + jnp.sqrt(variance) * noise[1]
+
+
 def prior_sample(
     process: GaussianProcess,
     keys: Keys,

@@ -86,7 +86,7 @@ def _interpolate_uniform(position: Float[Array, "..."], table: Float[Array, "n"]
 
 def _check_table(alpha_bar: np.ndarray) -> None:
     checks.require(
-        alpha_bar.ndim == 1 and alpha_bar.size >= 2, "alpha_bar", alpha_bar.shape, "shape (n,), n >= 2"
+        alpha_bar.ndim == 1 and alpha_bar.size >= 1, "alpha_bar", alpha_bar.shape, "shape (n,), n >= 1"
     )
     inside = bool(np.all(np.isfinite(alpha_bar)) and np.all(alpha_bar > 0) and np.all(alpha_bar < 1))
     checks.require(inside, "alpha_bar", f"[{alpha_bar.min():g}, {alpha_bar.max():g}]", "values in (0, 1)")

@@ -33,6 +33,21 @@ def cosine(n: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Flo
     return from_betas(np.minimum(1.0 - level[1:] / level[:-1], max_beta))
 
 
+def vp(n: int, beta_min: float = 0.1, beta_max: float = 20.0, start: float = 1e-3) -> Float[np.ndarray, "n"]:
+    r"""The VP SDE at n + 1 equally spaced times ``u_i`` from ``start`` to 1, as a chain of n large steps.
+
+    ``alpha_bar_i = a(u_i) / a(u_0)`` with ``log a(u) = -u^2 (beta_max - beta_min) / 2 - u beta_min``.
+    Xiao et al. 2022 (arXiv:2112.07804), appendix B.
+    """
+    checks.require(n >= 1, "n", n, "an integer >= 1")
+    inside = 0 <= start < 1 and 0 < beta_min <= beta_max
+    allowed = "0 < beta_min <= beta_max and start in [0, 1)"
+    checks.require(inside, "beta_min, beta_max, start", (beta_min, beta_max, start), allowed)
+    u = start + (1.0 - start) * np.arange(n + 1) / n
+    log_level = -0.5 * u**2 * (beta_max - beta_min) - u * beta_min
+    return np.exp(log_level[1:] - log_level[0])
+
+
 def from_betas(betas: np.ndarray) -> Float[np.ndarray, "n"]:
     """Cumulative products ``prod (1 - beta)`` of one's own betas in (0, 1)."""
     betas = np.asarray(betas, np.float64)

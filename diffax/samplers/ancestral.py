@@ -4,20 +4,23 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffax import checks
-from diffax.processes import bridge, transition
+from diffax.processes import bridge, normal, transition
 from diffax.samplers.base import Sampler, StepContext, memoryless
 
 
-def posterior() -> Sampler:
+def posterior(latent: int = 0) -> Sampler:
     r"""``x_s ~ q(x_s | x_t, x0)`` with ``x0 = denoise(x_t)``, the exact bridge.
 
     Exact where the denoiser *samples* ``x0`` from its posterior; with the posterior mean it is DDPM with
-    the smaller of its two variances.
+    the smaller of its two variances. With ``latent = k`` the denoiser finds a fresh ``z ~ N(0, I_k)`` for
+    each sample and step in ``cond["z"]``. Xiao et al. 2022 (arXiv:2112.07804), eq. 4 and 7.
     """
+    checks.require(latent >= 0, "latent", latent, "a number of dimensions, 0 for none")
 
     def step(context: StepContext, x: Array) -> Array:
         c_xt, c_x0, var = bridge(context.process, context.s, context.t)
-        mean = c_xt * x + c_x0 * context.estimate(x, context.t)
+        extra = {"z": normal(context.fold(1).keys, (latent,))} if latent else None
+        mean = c_xt * x + c_x0 * context.estimate(x, context.t, extra)
         return mean + jnp.sqrt(var) * context.noise(x)
 
     return memoryless(step)

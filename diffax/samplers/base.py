@@ -19,11 +19,12 @@ Carry = Any  # what a sampler remembers between steps: any pytree
 class StepContext(NamedTuple):
     """One step of the grid, from time ``t`` to the earlier ``s`` (scalars).
 
-    ``estimate(x, t)`` is the denoiser at one time for the whole batch, its condition bound. ``keys`` are
-    one per sample and fresh at every step. ``n_steps`` is the grid's number of steps.
+    ``estimate(x, t)`` is the denoiser at one time for the whole batch, its condition bound;
+    ``estimate(x, t, extra)`` adds entries to the condition for this call. ``keys`` are one per sample and
+    fresh at every step. ``n_steps`` is the grid's number of steps.
     """
 
-    estimate: Callable[[Array, Array], Array]
+    estimate: Callable[..., Array]
     process: GaussianProcess
     keys: Keys
     t: Array

@@ -56,8 +56,9 @@ def sample(
     grid = jnp.asarray(grid)
     batch, n_steps = x.shape[0], grid.shape[0] - 1
 
-    def estimate(x: Array, t: Array) -> Array:
-        return denoise(x, jnp.broadcast_to(t, (batch,)), cond)
+    def estimate(x: Array, t: Array, extra: Cond | None = None) -> Array:
+        whole = cond if extra is None else {**(cond or {}), **extra}
+        return denoise(x, jnp.broadcast_to(t, (batch,)), whole)
 
     def body(
         state: tuple[Array, Carry], step: tuple[Array, Array, Array]
