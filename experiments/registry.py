@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from diffax import checks
 from experiments.base import Experiment
 
-EXPERIMENTS = {"medical_survey": "experiments.medical_survey.experiment"}
+EXPERIMENTS = {name: f"experiments.{name}.experiment" for name in ("medical_survey", "ddgan")}
 
 
 def make_experiment(config: ConfigDict) -> Experiment:
