@@ -14,7 +14,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 @pytest.fixture(scope="module")
 def execute():
-    """``notebooks/execute.py``, with this session's compilation cache."""
+    """``notebooks/execute.py``, with the tests' compilation cache."""
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     pytest.importorskip("matplotlib")
