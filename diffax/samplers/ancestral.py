@@ -19,8 +19,8 @@ def posterior(latent: int = 0) -> Sampler:
 
     def step(context: StepContext, x: Array) -> Array:
         c_xt, c_x0, var = bridge(context.process, context.s, context.t)
-        extra = {"z": normal(context.fold(1).keys, (latent,))} if latent else None
-        mean = c_xt * x + c_x0 * context.estimate(x, context.t, extra)
+        extra = [{"z": normal(context.fold(1).keys, (latent,))}] if latent else []
+        mean = c_xt * x + c_x0 * context.estimate(x, context.t, *extra)
         return mean + jnp.sqrt(var) * context.noise(x)
 
     return memoryless(step)
