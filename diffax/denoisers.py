@@ -112,15 +112,30 @@ def mixture_denoiser(
     (k, d, d) for means (k, d).
     """
     components = _components(means, covs)
-    log_weights = jnp.log(_floats(weights) / jnp.sum(_floats(weights)))
+    responsibilities = mixture_responsibilities(process, weights, means, covs)
 
     def denoise(x: Float[Array, "b ..."], t: Float[Array, "b"], cond: Cond | None = None) -> Array:
-        log_joint = jnp.stack([c.log_prob(process, x, t) for c in components]) + log_weights[:, None]
-        share = jax.nn.softmax(log_joint, axis=0)
         estimates = jnp.stack([c.posterior_mean(process, x, t) for c in components])
-        return jnp.einsum("kb,kb...->b...", share, estimates)
+        return jnp.einsum("bk,kb...->b...", responsibilities(x, t), estimates)
 
     return denoise
+
+
+def mixture_responsibilities(
+    process: GaussianProcess,
+    weights: Values,
+    means: Values,
+    covs: Values,
+) -> Callable[[Array, Array], Array]:
+    """``p(component k | x_t = x)`` of a noised mixture, Float["b k"], as a function of (x, t)."""
+    components = _components(means, covs)
+    log_weights = jnp.log(_floats(weights) / jnp.sum(_floats(weights)))
+
+    def responsibilities(x: Float[Array, "b ..."], t: Float[Array, "b"]) -> Float[Array, "b k"]:
+        log_joint = jnp.stack([c.log_prob(process, x, t) for c in components]) + log_weights[:, None]
+        return jax.nn.softmax(log_joint, axis=0).T
+
+    return responsibilities
 
 
 def mixture_log_prob(

@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 from diffax import sample
 from diffax.data import Mixture
 from diffax.data.points import sample_mixture
-from diffax.denoisers import mixture_denoiser
+from diffax.denoisers import mixture_denoiser, mixture_responsibilities
 from diffax.evaluation import Figure, mixture_modes
 from diffax.io import in_batches, samples
-from diffax.processes import FromTable, perturb
+from diffax.processes import perturb
 from diffax.samplers import posterior
 from diffax.types import Cond, DenoiseFn, Keys, Params
 from experiments.ddgan import method, pictures
@@ -72,12 +72,10 @@ def _sample(made: method.Method, params: Params, keys: Keys) -> Float[Array, "b 
     return out.path
 
 
-def generate(
-    config: ConfigDict, made: method.Method, params: Params, key: Key[Array, ""], n: int
-) -> np.ndarray:
+def generate(made: method.Method, params: Params, key: Key[Array, ""], n: int, batch_size: int) -> np.ndarray:
     """Paths of n samples from noise to data, Float["n points 2"]."""
     call: Callable[..., Any] = lambda params, keys, _: _sample(made, params, keys)  # noqa: E731
-    return np.concatenate(list(in_batches(call, params, key, n, config.eval.batch_size)))
+    return np.concatenate(list(in_batches(call, params, key, n, batch_size)))
 
 
 def oracle_mean(made: method.Method, mixture: Mixture, key: Key[Array, ""], n: int) -> np.ndarray:
@@ -87,18 +85,6 @@ def oracle_mean(made: method.Method, mixture: Mixture, key: Key[Array, ""], n: i
         lambda keys: sample(keys, denoise, made.process, posterior(), method.grid(made.steps), shape=(2,)).x
     )
     return np.asarray(run(jax.random.split(key, n)))
-
-
-def posterior_shares(
-    process: FromTable, mixture: Mixture, x: Float[Array, "b 2"], t: float
-) -> Float[Array, "b k"]:
-    """``p(component | x_t)`` of the mixture: from N(alpha m_k, alpha^2 S_k + sigma^2 I)."""
-    alpha, sigma = process.alpha(t), process.sigma(t)
-    covs = alpha**2 * mixture.covs + sigma**2 * jnp.eye(2)
-    logs = jax.vmap(
-        lambda mean, cov: jax.scipy.stats.multivariate_normal.logpdf(x, alpha * mean, cov), out_axes=1
-    )(mixture.means, covs)
-    return jax.nn.softmax(logs + jnp.log(mixture.weights), axis=1)
 
 
 def spread(
@@ -113,7 +99,7 @@ def spread(
     t = (index + 1) / made.steps
     x0 = sample_mixture(mixture, x_key, n)
     x_t = perturb(made.process, x0, jax.random.normal(noise_key, x0.shape), jnp.full(n, t))
-    exact = np.asarray(posterior_shares(made.process, mixture, x_t, t))
+    exact = np.asarray(mixture_responsibilities(made.process, *mixture)(x_t, jnp.full(n, t)))
     repeated = jnp.repeat(x_t, n, axis=0)
     cond = {"z": jax.random.normal(z_key, (n * n, made.latent))} if made.latent else None
     drawn = jax.jit(made.generate)(params, repeated, jnp.full(n * n, t), cond)
@@ -135,9 +121,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Figures of the generator's samples, of the exact posterior mean's, and of real data."""
     n, key = config.eval.n, jax.random.key(config.seed + 2)
-    generate(config, made, params, key, n)  # compilation is outside the clock
+    generate(made, params, key, n, config.eval.batch_size)  # compilation is outside the clock
     begun = time.perf_counter()
-    paths = generate(config, made, params, key, n)
+    paths = generate(made, params, key, n, config.eval.batch_size)
     seconds = time.perf_counter() - begun
     found = {
         "": measure(paths[:, -1], mixture),
@@ -168,6 +154,7 @@ def evaluate(
 
 def draw(config: ConfigDict, made: method.Method, mixture: Mixture, params: Params, workdir: Path) -> None:
     """``config.sample.n`` samples as ``samples.npz``, and the pictures."""
-    paths = generate(config, made, params, jax.random.key(config.seed + 1), config.sample.n)
+    key, settings = jax.random.key(config.seed + 1), config.sample
+    paths = generate(made, params, key, settings.n, settings.batch_size)
     samples.write_npz(workdir / "samples.npz", x=paths[:, -1])
     pictures.draw(workdir, paths, mixture, made)

@@ -7,6 +7,7 @@ import pytest
 
 from diffax import sample
 from diffax.data.points import sample_mixture
+from diffax.denoisers import mixture_responsibilities
 from diffax.processes import FromTable, ancestral_pair, bridge, tables
 from diffax.samplers import posterior
 from experiments.ddgan import evaluation, method
@@ -73,7 +74,7 @@ def multimodal(process: FromTable):
     def denoise(x, t, cond):
         z, time = cond["z"], t[0]
         alpha, sigma = process.alpha(time), process.sigma(time)
-        shares = evaluation.posterior_shares(process, MIXTURE, x, time)
+        shares = mixture_responsibilities(process, *MIXTURE)(x, t)
         uniform = jax.scipy.stats.norm.cdf(z[:, 2])
         mode = jnp.sum(jnp.cumsum(shares, axis=1) < uniform[:, None] * (1 - 1e-6), axis=1)
         prior = MIXTURE.covs[0, 0, 0]  # all components are alike and isotropic
@@ -132,5 +133,5 @@ def test_the_exact_posterior_has_the_known_number_of_effective_modes():
         x0 = sample_mixture(MIXTURE, jax.random.key(index), 20_000)
         t = (index + 1) / 4
         x_t = process.alpha(t) * x0 + process.sigma(t) * jax.random.normal(jax.random.key(9), x0.shape)
-        shares = np.asarray(evaluation.posterior_shares(process, MIXTURE, x_t, t))
+        shares = np.asarray(mixture_responsibilities(process, *MIXTURE)(x_t, jnp.full(len(x0), t)))
         assert evaluation._effective(shares) == pytest.approx(expected, abs=0.15)
