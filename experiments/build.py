@@ -59,11 +59,18 @@ def make_process(config: Mapping[str, Any]) -> GaussianProcess:
 
 def make_model(config: Mapping[str, Any], num_classes: int) -> nn.Module:
     """``{"name": "UNet", ...fields}``; ``dtype`` by name."""
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(config).items()}
-    name, dtype = options.pop("name"), options.pop("dtype", "float32")
-    checks.require_one_of("model.name", name, MODELS)
-    checks.require_one_of("model.dtype", dtype, DTYPES)
-    return _call(MODELS[name], "model", {**options, "num_classes": num_classes, "dtype": DTYPES[dtype]})
+    checks.require_one_of("model.name", config["name"], MODELS)
+    return make_module(MODELS[config["name"]], "model", config, num_classes=num_classes)
+
+
+def make_module(
+    module: Callable[..., nn.Module], where: str, config: Mapping[str, Any], **more: Any
+) -> nn.Module:
+    """A network of the given class from the fields of ``config``, its "name" aside; ``dtype`` by name."""
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(config).items() if k != "name"}
+    dtype = options.pop("dtype", "float32")
+    checks.require_one_of(f"{where}.dtype", dtype, DTYPES)
+    return _call(module, where, {**options, **more, "dtype": DTYPES[dtype]})
 
 
 def make_apply(model: nn.Module, key: Key[Array, ""] | None = None) -> ApplyFn:

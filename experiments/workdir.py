@@ -36,6 +36,13 @@ _MAY_CHANGE = (
 )
 
 
+def read_config(path: Path) -> ConfigDict:
+    """The configuration that a run's folder keeps; ValueError where there is none."""
+    file = path / "config.json"
+    checks.require(file.exists(), "workdir", str(path), "the folder of a trained run, with a config.json")
+    return ConfigDict(_read_json(file))
+
+
 def check_owner(config: ConfigDict, path: Path) -> None:
     """Raise ``ValueError`` where the folder belongs to another run, naming the first field that differs."""
     if not (path / "config.json").exists():
@@ -43,12 +50,7 @@ def check_owner(config: ConfigDict, path: Path) -> None:
         allowed = "an empty folder, or one with a config.json"
         checks.require(not (foreign.exists() and any(foreign.iterdir())), "workdir", str(path), allowed)
         return
-    try:
-        theirs = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"workdir: got {path} with an unreadable config.json ({error}), allowed: JSON"
-        ) from None
+    theirs = _read_json(path / "config.json")
     old, new = flatten(theirs), flatten(json.loads(json.dumps(config.to_dict())))
     for field in sorted({*old, *new}):
         if any(field == name or field.startswith(name + ".") for name in _MAY_CHANGE):
@@ -87,3 +89,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = f"{prefix}{name}"
         flat.update(flatten(value, inner + ".") if isinstance(value, Mapping) else {inner: value})
     return flat
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"workdir: got {file.parent} with an unreadable {file.name} ({error}), allowed: JSON"
+        ) from None

@@ -25,6 +25,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "eval.n": 500,
         "eval.batch_size": 500,
         "eval.spread_n": 32,
+        "eval.timing_n": 10,
     }
     full = {
         "data.std": 0.05,
@@ -41,4 +42,4 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "smoke": smoke,
         "full": full,
     }
-    return settings.variant_of(variant, variants)
+    return settings.variant_of(variant, variants, settings.points())

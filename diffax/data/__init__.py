@@ -5,6 +5,7 @@ the functions that need them, and so are ``nibabel`` and ``pydicom`` (``"diffax[
 """
 
 from diffax.data.augment import Augmentation, horizontal_flip
+from diffax.data.decode import read_image
 from diffax.data.dequantize import dequantize, levels_of, requantize
 from diffax.data.dicom import read_dicom
 from diffax.data.digits import digits
@@ -27,6 +28,7 @@ from diffax.data.points import (
 from diffax.data.registry import cifar10, mnist, open_source
 from diffax.data.slices import SliceSource, display_slice, open_volumes, read_volume
 from diffax.data.source import ArraySource, Batch, Item, Source, SourceSpec, Subset, split_source, stack_items
+from diffax.data.stacked import StackedSource
 from diffax.data.stream import MixtureStream
 from diffax.data.tfds import open_tfds
 from diffax.data.volume import Volume, canonical, read_nifti
@@ -43,6 +45,7 @@ __all__ = [
     "SliceSource",
     "Source",
     "SourceSpec",
+    "StackedSource",
     "Subset",
     "Volume",
     "canonical",
@@ -65,6 +68,7 @@ __all__ = [
     "pipeline",
     "points",
     "read_dicom",
+    "read_image",
     "read_nifti",
     "read_volume",
     "requantize",

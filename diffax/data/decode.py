@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 
 from diffax.checks import require, require_one_of
 from diffax.data.optional import optional_import
+from diffax.data.ranges import ValueRange, check_values, resolve_range, to_unit_range
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "MPO")  # MPO: what many cameras write into .jpg files
 _GREY = ("1", "L", "LA")
@@ -34,6 +35,24 @@ def decode_image(
     if array.dtype == np.float32 and channels == 3:
         array = np.repeat(array, 3, axis=-1)
     return array
+
+
+def read_image(
+    path: str | Path,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    value_range: ValueRange | None = None,
+) -> Float[np.ndarray, "h w c"]:
+    """One image file as float32 in [-1, 1]; deep ones need the ``value_range`` (low, high) that maps to it.
+
+    Arguments and errors as :func:`decode_image`; ValueError for a missing file, or values outside the range.
+    """
+    require(Path(path).is_file(), "image", str(path), "an existing PNG, JPEG or TIFF")
+    pixels = decode_image(Path(path), str(path), size=size, channels=channels)
+    bounds = resolve_range(str(path), pixels.dtype, value_range)
+    check_values(str(path), pixels, bounds)
+    return to_unit_range(pixels, bounds)
 
 
 def _open(data: bytes | Path, name: str) -> Any:

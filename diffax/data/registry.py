@@ -13,6 +13,7 @@ from diffax.data.npz import open_npz
 from diffax.data.parquet import open_parquet, read_parquet
 from diffax.data.slices import is_volume, open_volumes
 from diffax.data.source import Source
+from diffax.data.stacked import StackedSource
 from diffax.data.tfds import open_tfds
 
 
@@ -28,16 +29,32 @@ def cifar10(split: str = "train", *, data_dir: str | Path | None = None) -> Sour
     return read_parquet([_local(data_dir, f"cifar10_{part}.parquet") for part in parts], num_classes=10)
 
 
-_NAMED: dict[str, Callable[..., Source]] = {"digits": digits, "mnist": mnist, "cifar10": cifar10}
+def stacked_digits(split: str = "train") -> Source:
+    """Three of the embedded digits as the channels of an image: (8, 8, 3), 1,000 modes, 60,000 draws."""
+    return StackedSource(digits(split), 60_000)
+
+
+def stacked_mnist(split: str = "train", *, data_dir: str | Path | None = None) -> Source:
+    """Three digits of MNIST as the channels of an image, padded: (32, 32, 3), 1,000 modes, 120,000 draws."""
+    return StackedSource(mnist(split, data_dir=data_dir), 120_000, pad=2)
+
+
+_NAMED: dict[str, Callable[..., Source]] = {
+    "digits": digits,
+    "mnist": mnist,
+    "cifar10": cifar10,
+    "stacked_digits": stacked_digits,
+    "stacked_mnist": stacked_mnist,
+}
 
 
 def open_source(name_or_path: str | Path, split: str = "train", **options: Any) -> Source:
-    """Open ``"digits"``, ``"mnist"``, ``"cifar10"``, ``"tfds:NAME"``, a file or a folder.
+    """Open a named source (digits, mnist, cifar10, stacked_*), ``"tfds:NAME"``, a file or a folder.
 
     Files are .npz, .parquet, .nii, .nii.gz and DICOM; a folder holds Parquet shards, else volumes, else
     images.
 
-    ``mnist`` and ``cifar10`` are read from ``data_dir`` (default: the environment variable
+    ``mnist``, ``stacked_mnist`` and ``cifar10`` are read from ``data_dir`` (default: the environment variable
     DIFFAX_DATA). The other options are those of ``open_npz``, ``open_parquet``, ``open_volumes``,
     ``open_folder`` and ``open_tfds``. Raises ``ValueError`` for an unknown name, a missing path or an
     option that the format does not know.

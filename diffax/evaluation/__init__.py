@@ -18,7 +18,7 @@ from diffax.evaluation.frechet import (
 from diffax.evaluation.image import nmse, psnr, ssim
 from diffax.evaluation.inception import inception_features
 from diffax.evaluation.kid import KernelDistance, kernel_distance
-from diffax.evaluation.modes import ModeCoverage, classifier_modes, mixture_modes
+from diffax.evaluation.modes import ModeCoverage, classifier_modes, mixture_modes, stacked_modes
 from diffax.evaluation.nearest import CopyCheck, copy_check
 from diffax.evaluation.prdc import Prdc, prdc
 from diffax.evaluation.result import Figure, Result, merge, read_result, write_result
@@ -54,6 +54,7 @@ __all__ = [
     "read_result",
     "save_classifier",
     "ssim",
+    "stacked_modes",
     "stream_stats",
     "train_classifier",
     "write_result",

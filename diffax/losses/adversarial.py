@@ -49,5 +49,7 @@ def lazily(
     """
     checks.require(every >= 1, "every", every, "an integer >= 1")
     due = step % every == 0
+    if every == 1:  # no branch: on a CPU, XLA's convolutions are thirty times slower inside of one
+        return penalty(), due
     value = jax.lax.cond(due, penalty, lambda: jnp.zeros(()))
     return (every * value if rescale else value), due

@@ -1,9 +1,19 @@
 """Networks: flax modules called as ``model.apply({"params": p}, x, time, cond, train=False)``."""
 
+from diffax.models.discriminators import PairDiscriminator
 from diffax.models.dit import DiT
 from diffax.models.mlp import MLP, Perceptron
-from diffax.models.ncsnpp import NCSNpp
+from diffax.models.ncsnpp import NCSNpp, StyledNCSNpp
 from diffax.models.rules import TENSOR_RULES
 from diffax.models.unet import UNet
 
-__all__ = ["MLP", "TENSOR_RULES", "DiT", "NCSNpp", "Perceptron", "UNet"]
+__all__ = [
+    "MLP",
+    "TENSOR_RULES",
+    "DiT",
+    "NCSNpp",
+    "PairDiscriminator",
+    "Perceptron",
+    "StyledNCSNpp",
+    "UNet",
+]

@@ -1,6 +1,6 @@
 """Samplers, the loop that drives them, and likelihoods."""
 
-from diffax.samplers.ancestral import ddpm, posterior
+from diffax.samplers.ancestral import ddpm, draw_latent, posterior
 from diffax.samplers.base import Sampler, StepContext, chain, fold_keys, memoryless
 from diffax.samplers.compilation import compile
 from diffax.samplers.ddim import ddim
@@ -25,6 +25,7 @@ __all__ = [
     "ddim",
     "ddpm",
     "dpmpp_2m",
+    "draw_latent",
     "euler_maruyama",
     "fold_keys",
     "heun",

@@ -6,6 +6,7 @@ from jaxtyping import Array
 from diffax import checks
 from diffax.processes import bridge, normal, transition
 from diffax.samplers.base import Sampler, StepContext, memoryless
+from diffax.types import Cond
 
 
 def posterior(latent: int = 0) -> Sampler:
@@ -19,11 +20,15 @@ def posterior(latent: int = 0) -> Sampler:
 
     def step(context: StepContext, x: Array) -> Array:
         c_xt, c_x0, var = bridge(context.process, context.s, context.t)
-        extra = [{"z": normal(context.fold(1).keys, (latent,))}] if latent else []
-        mean = c_xt * x + c_x0 * context.estimate(x, context.t, *extra)
+        mean = c_xt * x + c_x0 * context.estimate(x, context.t, *draw_latent(context, latent))
         return mean + jnp.sqrt(var) * context.noise(x)
 
     return memoryless(step)
+
+
+def draw_latent(context: StepContext, latent: int) -> tuple[Cond, ...]:
+    """What ``estimate`` gets beside x and t: ``{"z": z}`` with a fresh ``z ~ N(0, I)``; nothing for 0."""
+    return ({"z": normal(context.fold(1).keys, (latent,))},) if latent else ()
 
 
 def ddpm(variance: str = "small") -> Sampler:

@@ -13,7 +13,8 @@ class OptimizerConfig:
 
     learning_rate: float = 2e-4
     warmup_steps: int = 0
-    schedule: str = "constant"  # or "cosine": to zero at the run's end
+    schedule: str = "constant"  # or "cosine": to end_rate at the run's end
+    end_rate: float = 0.0
     weight_decay: float = 0.0
     clip_norm: float = 1.0  # 0 switches clipping off
     beta1: float = 0.9
@@ -25,15 +26,18 @@ class OptimizerConfig:
         checks.require_number("learning_rate", self.learning_rate, 0.0, inf, "a positive number")
         checks.require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "an integer >= 0")
         checks.require_one_of("schedule", self.schedule, ("constant", "cosine"))
+        allowed = f"a number in [0, {self.learning_rate}], 0 for a constant schedule"
+        fits = 0 <= self.end_rate <= self.learning_rate * (self.schedule == "cosine")
+        checks.require(fits, "end_rate", self.end_rate, allowed)
         checks.require(self.clip_norm >= 0, "clip_norm", self.clip_norm, "a number >= 0")
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Linear warm-up, then constant, or a cosine to zero at ``num_steps``."""
+    """Linear warm-up, then constant, or a cosine to ``end_rate`` at ``num_steps``."""
     warmup = min(config.warmup_steps, num_steps)
     if config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(
-            0.0, config.learning_rate, warmup, max(num_steps, warmup + 1)
+            0.0, config.learning_rate, warmup, max(num_steps, warmup + 1), config.end_rate
         )
     if warmup == 0:
         return optax.constant_schedule(config.learning_rate)

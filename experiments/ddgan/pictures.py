@@ -1,5 +1,7 @@
-"""Pictures of the plane: samples beside the data, and the way from noise to samples."""
+"""Pictures: paths from noise to samples, of points in the plane and of images."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -8,23 +10,48 @@ from jaxtyping import Float
 
 from diffax.data import Mixture
 from diffax.data.points import sample_mixture
-from diffax.io import write_atomically
-from experiments.ddgan.method import Method
+from diffax.io import save_png, tile, write_atomically
 
 
-def draw(folder: Path, paths: Float[np.ndarray, "n points 2"], mixture: Mixture, made: Method) -> None:
+def draw_points(folder: Path, paths: Float[np.ndarray, "n points 2"], mixture: Mixture) -> None:
     """``samples-path.png``: every point of the chain, and real data last."""
+    real = np.asarray(sample_mixture(mixture, jax.random.key(0), len(paths)))
+    steps = paths.shape[1] - 1
+    titles = ["noise", *(f"after {i} of {steps}" for i in range(1, steps + 1)), "real data"]
+    scatter(folder / "samples-path.png", [[*np.moveaxis(paths, 1, 0), real]], [titles])
+
+
+def scatter(
+    path: Path, rows: Sequence[Sequence[Float[np.ndarray, "n 2"]]], titles: Sequence[Sequence[str]]
+) -> None:
+    """Clouds of points side by side, all in one frame of the plane."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    real = np.asarray(sample_mixture(mixture, jax.random.key(0), len(paths)))
-    titles = ["noise", *(f"after {i} of {made.steps}" for i in range(1, made.steps + 1)), "real data"]
-    frames = [*np.moveaxis(paths, 1, 0), real]
-    figure, axes = pyplot.subplots(1, len(frames), figsize=(2.6 * len(frames), 2.9), layout="constrained")
-    for axis, frame, title in zip(axes, frames, titles, strict=True):
+    size = (2.6 * len(rows[0]), 2.9 * len(rows))
+    figure, axes = pyplot.subplots(len(rows), len(rows[0]), figsize=size, layout="constrained", squeeze=False)
+    frames, names = itertools.chain(*rows), itertools.chain(*titles)
+    for axis, frame, title in zip(axes.ravel(), frames, names, strict=True):
         axis.scatter(*frame[:4000].T, s=1.5, alpha=0.35, linewidths=0, color="#1f5fa8")
         axis.set(title=title, xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect="equal", xticks=(), yticks=())
-    write_atomically(folder / "samples-path.png", lambda temporary: figure.savefig(temporary, dpi=110))
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110))
     pyplot.close(figure)
+
+
+def sheet(path: Path, images: Float[np.ndarray, "n h w c"], columns: int = 10) -> None:
+    """Images in rows, enlarged to be looked at."""
+    save_png(path, tile(np.clip(images, -1, 1), columns=columns, zoom=max(1, 40 // images.shape[1])))
+
+
+def draw_paths(path: Path, paths: Float[np.ndarray, "n points h w c"]) -> None:
+    """A row for each sample, from noise to image; the noisy ones scaled down to the picture's range."""
+    scale = np.maximum(1.0, paths.std(axis=(2, 3, 4), keepdims=True) / 0.8)
+    sheet(path, (paths / scale).reshape(-1, *paths.shape[2:]), columns=paths.shape[1])
+
+
+def channels(path: Path, images: Float[np.ndarray, "n h w 3"]) -> None:
+    """Stacked images beside what each of their channels shows: four grey or coloured pictures a group."""
+    grey = [np.repeat(images[..., i : i + 1], 3, axis=-1) for i in range(3)]
+    sheet(path, np.stack([images, *grey], axis=1).reshape(-1, *images.shape[1:]), columns=16)

@@ -7,51 +7,121 @@ from ml_collections import ConfigDict
 
 from diffax import checks
 
+_COMMON = {
+    "experiment": "ddgan",
+    "seed": 0,
+    "mesh": "-1x1x1",  # data x fsdp x tensor; -1: all devices that the others leave
+    "cpu_devices": 1,  # on a CPU, cores (or threads of one) that serve as devices
+    "steps": 4,  # T
+    "latent": 8,  # dimensions of z; 0 for none
+    "objective": "gan",  # or "l2": regression on x0; "augmented": one shot, diffusion as augmentation
+    "prediction": "x0",  # what the generator says: "x0", "eps", or "x_s", the next point itself
+    "bounded": False,  # the generator's output through tanh
+    "r1": {"gamma": 0.02, "lazy": 1, "rescale": True},
+    "train": {
+        "num_steps": 60_000,
+        "batch_size": 256,
+        "ema": ("warmup:0.999",),
+        "log_every": 500,
+        "checkpoint_every": 10_000,
+        "keep": 2,  # newest checkpoints
+        "keep_every": 0,  # steps; those at its multiples are kept too
+        "best": "",  # a metric; the best checkpoint by it is kept too
+        "discriminator_rate": 0.0,  # learning rate of the discriminator; 0 for the generator's
+        "optimizer": {
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "clip_norm": 0.0,
+            "beta1": 0.5,
+            "beta2": 0.9,
+        },
+    },
+    "sample": {"n": 10_000, "batch_size": 2000, "ema": "warmup:0.999"},
+    "eval": {"n": 10_000, "batch_size": 2000, "spread_n": 256, "timing_n": 100},
+}
+PERCEPTRON = {"name": "Perceptron", "width": 128, "layers": 3}
+# for 8 x 8 images
+GENERATOR_8 = {
+    "name": "NCSNpp",
+    "channels": 48,
+    "channel_multipliers": (1, 2),
+    "blocks_per_level": 1,
+    "attention_levels": (False, False),
+    "middle_attention": True,
+    "dropout": 0.0,
+    "resample": "pool",
+    "time_embedding": "sinusoidal",
+    "progressive_input": "none",
+    "dtype": "float32",
+    "remat": False,
+}
+DISCRIMINATOR_8 = {
+    "name": "PairDiscriminator",
+    "channels": 64,
+    "block_channels": (64, 128, 128),
+    "halve": (False, True, True),
+    "group": 4,
+    "resample": "pool",
+    "dtype": "float32",
+}
 
-def base() -> ConfigDict:
+
+def points() -> ConfigDict:
     """25 Gaussians with a standard deviation of 0.1, four steps, small perceptrons."""
-    return ConfigDict(
-        {
-            "experiment": "ddgan",
-            "seed": 0,
-            "mesh": "-1x1x1",  # data x fsdp x tensor; -1: all devices that the others leave
-            "cpu_devices": 1,
-            "steps": 4,  # T
-            "latent": 8,  # dimensions of z; 0 for none
-            "objective": "gan",  # or "l2": regression on x0, the baseline
-            "data": {"side": 5, "std": 0.1},  # a grid of side x side Gaussians, 2 apart, before scaling
-            "generator": {"width": 128, "layers": 3},
-            "discriminator": {"width": 128, "layers": 3},
-            "r1": {"gamma": 0.02, "lazy": 1, "rescale": True},
-            "train": {
-                "num_steps": 60_000,
-                "batch_size": 256,
-                "ema": ("warmup:0.999",),
-                "log_every": 500,
-                "checkpoint_every": 10_000,
-                "keep": 2,
-                "keep_every": 0,
-                "best": "",
-                "optimizer": {
-                    "learning_rate": 1e-3,
-                    "schedule": "cosine",
-                    "clip_norm": 0.0,
-                    "beta1": 0.5,
-                    "beta2": 0.9,
-                },
-            },
-            "sample": {"n": 10_000, "batch_size": 2000, "ema": "warmup:0.999"},
-            "eval": {"n": 10_000, "batch_size": 2000, "spread_n": 256},
-        }
-    )
+    data = {"source": "gaussians", "side": 5, "std": 0.1}  # side x side Gaussians, 2 apart, before scaling
+    nets = {"generator": dict(PERCEPTRON), "discriminator": dict(PERCEPTRON)}
+    return ConfigDict({**_COMMON, "data": data, **nets})
+
+
+def images() -> ConfigDict:
+    """Three embedded digits as the channels of an image, four steps, small convolutional networks."""
+    data = {
+        # or "stacked_mnist", "mnist", "cifar10", a folder of images, a .npz, .parquet, tfds:NAME
+        "source": "stacked_digits",
+        "data_dir": "",  # where the files of a named source are
+        "holdout": 0.0,  # share kept for evaluation, of data without splits of its own
+        "size": 0,  # side that a folder's images are cropped and resized to
+        "channels": 0,  # of a folder's images: 1 or 3
+        "value_range": (),  # (low, high) that maps to [-1, 1]
+        "axis": "",  # of a volume's slices: axial, coronal or sagittal
+        "field_mm": 0.0,  # side of the square that is cut out of each slice
+        "min_content": 0.0,  # share of a slice above the low end, below which it is left out
+        "preload": False,  # decode everything now
+        "threads": 0,  # that read ahead
+        "workers": 0,  # processes that read ahead
+        "flip": False,
+    }
+    evaluation = {
+        "channel_source": "digits",  # what each channel shows, its classes the modes; "" for whole images
+        "gate": 0.9,  # class probability below which a sample belongs to no mode
+        "classifier_steps": 600,
+        "inception": "",  # a file of Inception's weights, for its features
+        "real_n": 0,  # real images of each split to compare with; 0 for all
+        "quality_n": 2000,  # samples whose features are compared; modes are counted on all n
+    }
+    config = ConfigDict({**_COMMON, "data": data, "generator": GENERATOR_8, "discriminator": DISCRIMINATOR_8})
+    config.latent = 64
+    config.bounded = True
+    config.eval.update(evaluation)
+    config.sample.update({"n": 100, "batch_size": 500, "per_file": 10_000, "png": False})
+    return config
 
 
 def variant_of(
-    name: str | None, variants: Mapping[str, Mapping[str, Any]], default: str = "demo"
+    name: str | None,
+    variants: Mapping[str, Mapping[str, Any]],
+    base: ConfigDict,
+    default: str = "demo",
 ) -> ConfigDict:
-    """The base with a variant's changes, a mapping from dotted names to values."""
+    """The base with a variant's changes: a mapping from dotted names to values.
+
+    Raises ``ValueError`` for a variant that does not exist.
+    """
     name = name or default
     checks.require_one_of("variant", name, variants)
-    config = base()
-    config.update_from_flattened_dict(dict(variants[name]))
-    return config
+    for dotted, value in variants[name].items():
+        if dotted in ("generator", "discriminator"):
+            base[dotted] = ConfigDict(value)
+        else:
+            base.update_from_flattened_dict({dotted: value})
+    return base

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,45 +13,26 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from diffax import bits_per_dim, data
-from diffax.evaluation import (
-    Classifier,
-    FeatureExtractor,
-    Figure,
-    copy_check,
-    extract,
-    frechet_distance,
-    kernel_distance,
-    load_classifier,
-    prdc,
-    random_features,
-    save_classifier,
-    train_classifier,
-)
+from diffax.evaluation import Classifier, Figure, extract, frechet_distance
 from diffax.io import samples
 from diffax.training import mesh_of, place, replicated
 from diffax.types import Params
 from experiments import build
 from experiments.medical_survey import method
 from experiments.progress import say
-
-_HELD_OUT = "test"
-
-
-class Reference(NamedTuple):
-    """What generated images are compared with. ``classifier`` is None for data without labels."""
-
-    classifier: Classifier | None
-    extractor: FeatureExtractor
-    train: data.Batch
-    held_out: data.Batch
-    held_out_features: np.ndarray
+from experiments.reference import HELD_OUT, Reference, make_reference, quality
 
 
 def evaluate(
     config: ConfigDict, model: nn.Module, params: Params, solvers: Mapping[str, method.Solver], workdir: Path
 ) -> dict[str, Any]:
     """Figures of every solver, of the real-to-held-out floor, and bits per dimension where asked for."""
-    reference = make_reference(config, workdir)
+    settings = {
+        "labelled": config.data.classes > 0,
+        "seed": config.seed,
+        "steps": config.eval.classifier_steps,
+    }
+    reference = make_reference(config.data, workdir, **settings)
     figures = floor_figures(config, reference)
     rows = []
     for name, solver in solvers.items():
@@ -62,16 +43,6 @@ def evaluate(
     if config.eval.likelihood_n:
         figures.append(likelihood_figure(config, model, params, reference))
     return {"figures": figures, "rows": rows}
-
-
-def make_reference(config: ConfigDict, workdir: Path) -> Reference:
-    """Real images of both splits; features of the data's own classifier, else of a fixed random network."""
-    train, held_out = (build.open_source(config.data, split) for split in ("train", _HELD_OUT))
-    real = data.stack_items(held_out)
-    labelled = "label" in real and config.data.classes > 0
-    classifier = _classifier(config, train, held_out, workdir / "classifier.npz") if labelled else None
-    extractor = classifier.extractor if classifier else random_features(real["image"].shape[-1])
-    return Reference(classifier, extractor, data.stack_items(train), real, extract(extractor, real["image"]))
 
 
 def floor_figures(config: ConfigDict, reference: Reference) -> list[Figure]:
@@ -123,23 +94,9 @@ def evaluate_solver(
 
 
 def measure(images: np.ndarray, labels: np.ndarray, reference: Reference) -> dict[str, float]:
-    """Distances, fidelity and diversity, class accuracy, and the check for copies."""
-    features = extract(reference.extractor, images)
-    quality = prdc(reference.held_out_features, features)
-    copies = copy_check(images, reference.train["image"], reference.held_out["image"])
-    size = min(len(features), len(reference.held_out_features)) // 2
-    kernel = kernel_distance(reference.held_out_features, features, subset_size=size)
-    return {
-        "frechet": frechet_distance(reference.held_out_features, features),
-        "kid": kernel.value,
-        "precision": quality.precision,
-        "recall": quality.recall,
-        "density": quality.density,
-        "coverage": quality.coverage,
-        "class_accuracy": class_accuracy(images, labels, reference.classifier),
-        "copy_median_ratio": copies.median_ratio,
-        "copy_closer_share": copies.closer_share,
-        "copy_duplicates": copies.duplicates,
+    """Quality of images in [-1, 1], and how many have the class that was asked for."""
+    return quality(images, reference) | {
+        "class_accuracy": class_accuracy(images, labels, reference.classifier)
     }
 
 
@@ -171,16 +128,7 @@ def likelihood_figure(config: ConfigDict, model: nn.Module, params: Params, refe
         )
 
     value = float(np.mean(np.asarray(bits(params, images))))
-    return Figure("bits_per_dim", value, n_real=n, split=_HELD_OUT, seed=config.seed)
-
-
-def _classifier(config: ConfigDict, train: data.Source, held_out: data.Source, path: Path) -> Classifier:
-    """Trained once, then kept in the workdir."""
-    if path.exists():
-        return load_classifier(path)
-    classifier = train_classifier(train, held_out, seed=config.seed, steps=config.eval.classifier_steps)
-    save_classifier(path, classifier)
-    return classifier
+    return Figure("bits_per_dim", value, n_real=n, split=HELD_OUT, seed=config.seed)
 
 
 def _labels_like(held_out: data.Batch, n: int) -> np.ndarray:
@@ -207,7 +155,7 @@ def _figure(config: ConfigDict, reference: Reference, name: str, value: float) -
         float(value),
         n_real=len(reference.held_out["image"]),
         n_fake=config.eval.n,
-        split=_HELD_OUT,
+        split=HELD_OUT,
         extractor=reference.extractor.label,
         seed=config.seed,
     )

@@ -10,6 +10,7 @@ from diffax.models.layers.embedding import (
     label_rows,
     sinusoidal_features,
 )
+from diffax.models.layers.mapping import MappingNetwork, pixel_norm
 from diffax.models.layers.norm import GroupNorm, group_count, layer_norm, modulate, standardize_groups
 from diffax.models.layers.resample import (
     depth_to_space,
@@ -24,6 +25,7 @@ from diffax.models.layers.resnet import ResNetBlock
 __all__ = [
     "ConditionEmbedding",
     "GroupNorm",
+    "MappingNetwork",
     "PixelAttention",
     "ResNetBlock",
     "SelfAttention",
@@ -40,6 +42,7 @@ __all__ = [
     "label_rows",
     "layer_norm",
     "modulate",
+    "pixel_norm",
     "sinusoidal_features",
     "space_to_depth",
     "standardize_groups",

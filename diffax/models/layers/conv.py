@@ -18,6 +18,7 @@ def conv(
     stride: int = 1,
     padding: str | int = "SAME",
     zero_init: bool = False,
+    bias: bool = True,
     dtype: Any = None,
     name: str | None = None,
 ) -> nn.Conv:
@@ -31,6 +32,7 @@ def conv(
         (kernel, kernel),
         strides=stride,
         padding=padding,
+        use_bias=bias,
         kernel_init=nn.initializers.zeros if zero_init else _GLOROT,
         dtype=dtype,
         name=name,

@@ -1,0 +1,190 @@
+"""Images: modes that a classifier is sure of, quality beside real images and noise, and what z changes."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
+
+from diffax import data
+from diffax.evaluation import Classifier, stacked_modes
+from diffax.io import samples, write_samples
+from diffax.models import TENSOR_RULES
+from diffax.processes import perturb
+from diffax.training import distributed
+from diffax.types import Keys, Params
+from experiments import build
+from experiments.ddgan import pictures
+from experiments.ddgan.method import Method
+from experiments.ddgan.sampling import costs, draw_samples, generate
+from experiments.ddgan.target import Target, as_figures, as_rows, shard_rows
+from experiments.progress import Counted
+from experiments.reference import HELD_OUT, Reference, make_reference, quality
+
+
+def make_target(config: ConfigDict) -> Target:
+    """The images of ``config.data``."""
+    source = build.open_source(config.data, "train")
+    return Target(
+        shape=tuple(source.spec.shapes["image"]),
+        field="image",
+        data=lambda index, count: make_pipeline(config, source, index, count),
+        evaluate=lambda made, params, workdir: evaluate(config, made, params, workdir),
+        draw=lambda made, params, step, workdir: draw(config, made, params, step, workdir),
+        rules=TENSOR_RULES,
+    )
+
+
+def make_pipeline(config: ConfigDict, source: data.Source, index: int, count: int) -> data.Pipeline:
+    """This process's rows of shuffled batches, the same for the same seed."""
+    return data.pipeline(
+        source,
+        shard_rows(config, count),
+        config.seed,
+        shard_index=index,
+        shard_count=count,
+        augment=data.horizontal_flip() if config.data.flip else None,
+        threads=config.data.threads,
+        workers=config.data.workers,
+    )
+
+
+def evaluate(config: ConfigDict, made: Method, params: Params, workdir: Path) -> dict[str, Any]:
+    """Figures of the generator's samples, of real images and of plain noise; what steps cost; pictures."""
+    n, size, key = config.eval.n, config.eval.batch_size, jax.random.key(config.seed + 2)
+    real = data.stack_items(build.open_source(config.data, HELD_OUT), n)["image"]
+    shape = real.shape[1:]
+    generate(made, shape, params, key, size, size)  # compilation is outside the clock
+    begun = time.perf_counter()
+    drawn = np.clip(generate(made, shape, params, key, n, size), -1, 1)
+    seconds = time.perf_counter() - begun
+    noise = np.clip(np.random.default_rng(config.seed).standard_normal(drawn.shape), -1, 1)
+    reference = _reference(config, workdir)
+    sets = {"": drawn, "real": real, "noise": noise.astype(np.float32)}
+    found = {name: measure(config, images, reference) for name, images in sets.items()}
+    found[""] |= {"nfe": len(made.grid) - 1, "seconds_per_100": 100 * seconds / n, "n": n}
+    figures = as_figures(
+        found,
+        n_real=len(reference.held_out_features),
+        n_fake=n,
+        split=HELD_OUT,
+        extractor=reference.extractor.label,
+        seed=config.seed,
+    )
+    extra = {
+        **spreads(config, made, params, real, key),
+        **costs(made, shape, params, key, config.eval.timing_n),
+    }
+    figures += as_figures(extra, seed=config.seed)
+    samples.write_npz(workdir / "samples.npz", image=drawn)
+    draw_pictures(made, params, real, drawn, workdir)
+    return {"figures": figures, "rows": as_rows({**found, **extra}, "ddgan")}
+
+
+def measure(config: ConfigDict, images: np.ndarray, reference: Reference) -> dict[str, float]:
+    """Modes that the classifier is sure of, KL and total variation over all images; quality of the first.
+
+    ``modes``, ``kl`` and ``tv`` count an image if every class probability is at least ``config.eval.gate``;
+    ``high_quality`` is their share; ``modes_raw`` and ``kl_raw`` count all, as published figures do.
+    """
+    channels = images.shape[-1] if config.eval.channel_source else 1
+    size = reference.held_out["image"].shape[1:3]
+    found = quality(_parts(images[: config.eval.quality_n], channels, size), reference)
+    if reference.classifier is None:
+        return found
+    sure, raw = (
+        modes(reference.classifier, _parts(images, channels, size), channels, gate)
+        for gate in (config.eval.gate, 1e-6)
+    )
+    names = ("modes", "high_quality", "kl", "tv")
+    return {**dict(zip(names, sure, strict=True)), "modes_raw": raw[0], "kl_raw": raw[2], **found}
+
+
+def modes(classifier: Classifier, images: np.ndarray, channels: int, gate: float) -> tuple[float, ...]:
+    """Number of modes, accepted share, KL and total variation, of images whose channels lie in a row."""
+    probabilities = classifier.probabilities(images)
+    found = stacked_modes(probabilities.reshape(-1, channels, probabilities.shape[-1]), gate=gate)
+    return found.modes, found.high_quality, found.kl, found.total_variation
+
+
+def spreads(
+    config: ConfigDict, made: Method, params: Params, real: np.ndarray, key: Key[Array, ""]
+) -> dict[str, dict[str, float]]:
+    """How far the latent alone moves the generator's x0 at each step: root mean variance over 16 of z."""
+    n, copies = config.eval.spread_n, 16
+    if not made.latent or made.direct or made.objective == "augmented":
+        return {}
+    keys, x0, found = jax.random.split(key), jnp.asarray(real[:n]), {}
+    for index in range(made.steps):
+        t = jnp.full(len(x0), (index + 1) / made.steps)
+        x_t = jnp.repeat(perturb(made.process, x0, jax.random.normal(keys[0], x0.shape), t), copies, axis=0)
+        z = jax.random.normal(keys[1], (len(x_t), made.latent))
+        drawn = jax.jit(made.generate)(params, x_t, jnp.repeat(t, copies), {"z": z})
+        grouped = drawn.reshape(len(x0), copies, -1)
+        found[f"spread_{index}"] = {"rms": float(jnp.sqrt(jnp.mean(jnp.var(grouped, axis=1))))}
+    return found
+
+
+def draw_pictures(made: Method, params: Params, real: np.ndarray, drawn: np.ndarray, workdir: Path) -> None:
+    """Sheets of samples and of real images, their channels as colours, and paths from noise to sample."""
+    pictures.sheet(workdir / "samples-sheet.png", drawn[:100])
+    pictures.sheet(workdir / "real.png", real[:100])
+    key = jax.random.key(0)
+    paths = generate(made, drawn.shape[1:], params, key, 8, 8, return_path=True)
+    pictures.draw_paths(workdir / "samples-path.png", paths)
+    if drawn.shape[-1] == 3:
+        pictures.channels(workdir / "samples-channels.png", drawn[:16])
+
+
+def draw(config: ConfigDict, made: Method, params: Params, step: int, workdir: Path) -> None:
+    """``config.sample.n`` samples as ``.npz`` files (and PNGs where asked for), and a sheet."""
+    shape = tuple(build.open_source(config.data, "train").spec.shapes["image"])
+
+    def call(params: Params, keys: Keys, _: Any) -> Array:
+        return draw_samples(made, shape, params, keys)
+
+    files = write_samples(
+        call,
+        params,
+        jax.random.key(config.seed + 1),
+        np.full(config.sample.n, -1),
+        workdir,
+        "samples",
+        batch_size=config.sample.batch_size,
+        per_file=config.sample.per_file,
+        identity={"step": step, "ema": config.sample.ema},
+        png=config.sample.png,
+        progress=Counted("samples"),
+    )
+    if distributed.is_main():
+        pictures.sheet(workdir / "samples-sheet.png", np.load(files[0])["image"][:100])
+
+
+def _reference(config: ConfigDict, workdir: Path) -> Reference:
+    """Of the channels' own source, where they have one."""
+    settings, one = config.eval, config.eval.channel_source
+    source: Mapping[str, Any] = {**config.data, "source": one} if one else config.data
+    return make_reference(
+        source,
+        workdir,
+        labelled=True,
+        seed=config.seed,
+        steps=settings.classifier_steps,
+        inception=settings.inception,
+        limit=settings.real_n or None,
+    )
+
+
+def _parts(
+    images: Float[np.ndarray, "n h w c"], channels: int, size: tuple[int, int]
+) -> Float[np.ndarray, "m h2 w2 c2"]:
+    """Whole images, or their channels as images of one each; the margin that stacking added is cut off."""
+    height, width = images.shape[1:3]
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    inner = images[:, top : top + size[0], left : left + size[1]]
+    return np.moveaxis(inner, -1, 1).reshape(-1, *size, 1) if channels > 1 else inner
