@@ -85,8 +85,10 @@ class TestDivergences:
         np.testing.assert_allclose(inside, RATIOS, rtol=1e-5)
 
     def test_weights_stay_above_zero_where_rounding_would_not(self):
-        found = from_function(divergence("sf").f).h(jnp.geomspace(20.0, 1e6, 1001))
-        assert float(found.min()) >= 0
+        r = jnp.geomspace(20.0, 1e6, 1001)
+        f = divergence("neyman").f
+        assert float(jnp.min(jax.vmap(jax.grad(jax.grad(f)))(r))) < 0
+        assert float(jnp.min(from_function(f).h(r))) >= 0
 
     def test_names(self):
         assert {divergence(short) for short in ALIASES} <= set(DIVERGENCES.values())
@@ -308,6 +310,26 @@ class TestMatchingLoss:
         assert abs(float(gradient.pop("generator"))) > 1e-3
         assert {name: float(value) for name, value in gradient.items()} == dict.fromkeys(gradient, 0.0)
 
+    def test_each_part_is_a_constant_by_itself(self):
+        x, teacher, own, weight = (
+            jnp.ones((4, 2)),
+            jnp.zeros((4, 2)),
+            3 * jnp.ones((4, 2)),
+            jnp.arange(1.0, 5.0),
+        )
+        for gradient in jax.grad(matching_loss, argnums=(1, 2, 3))(x, teacher, own, weight):
+            np.testing.assert_array_equal(gradient, 0.0)
+        ratio, level = batch()
+        for call in (
+            lambda a: inverse_error_weight(a * x, teacher),
+            lambda a: inverse_error_weight(x, teacher, floor=a * weight),
+            lambda a: matching_direction(teacher, a * own, weight),
+            lambda a: normalise_weight(a * weight),
+            lambda a: divergence_weight(divergence("kl"), a * ratio, level, bin_edges(0.02, 5.0))[:2],
+        ):
+            gradient = jax.grad(lambda a, call=call: sum(map(jnp.sum, jax.tree.leaves(call(a)))))(1.5)
+            assert float(gradient) == 0.0
+
     def test_the_generators_gradient_is_the_direction_alone(self):
         """By hand for y = a x: sum(g x) / size, no term from what else depends on a."""
         args = example()
@@ -369,12 +391,17 @@ class TestApproximateR1:
         ]
         assert errors[1] < 0.03 * exact < errors[0]
 
-    def test_its_own_gradient_needs_no_second_derivative(self):
-        """Through a discriminator whose derivative is forbidden in x, but not in its parameters."""
+    def test_its_own_gradient(self):
+        """Quadratic in the weights of a linear discriminator, where a central difference is exact."""
+        x = jax.random.normal(jax.random.key(3), (50, 2))
 
         def loss(w):
-            return approximate_r1(
-                jax.random.key(0), lambda x: jax.lax.stop_gradient(x) @ w, jnp.ones((20_000, 2))
-            )
+            return approximate_r1(jax.random.key(0), lambda x: x @ w + 3.0, x, scale=0.5)
 
-        np.testing.assert_allclose(jax.grad(loss)(jnp.array([3.0, -4.0])), [6.0, -8.0], atol=0.5)
+        w, found = jnp.array([3.0, -4.0]), jax.grad(loss)(jnp.array([3.0, -4.0]))
+        differences = [(loss(w + e) - loss(w - e)) / 2 for e in jnp.eye(2)]
+        np.testing.assert_allclose(found, differences, rtol=1e-3)
+
+    def test_narrow_logits_are_subtracted_in_single_precision(self):
+        found = approximate_r1(jax.random.key(0), lambda x: x[:, 0].astype(jnp.bfloat16), jnp.ones((64, 1)))
+        assert found.dtype == jnp.float32
