@@ -5,12 +5,12 @@ weight w per sample, both at the same noised point, a generator's output x follo
 
     loss = 1/2 mean |x - sg(x - g)|^2,   g = w (x0_q - x0_p),   d loss / dx = g / (number of elements)
 
-``x0_q - x0_p = (sigma^2 / alpha) (score_q - score_p)``: a weight of the noise level alone descends the reverse
-KL between the noised laws, averaged over levels, and a factor h(r) in it makes that any f-divergence
-(:mod:`diffax.losses.divergences`). The ratio ``r = p / q`` is read off a discriminator's logits and normalised
-in two stages: r by its mean in each bin of noise levels, then h by its mean. Means are over the whole batch,
-which under jit is the global one however it lies on devices; of parts of a batch, as in accumulated gradients
-or under shard_map, they are the part's own.
+``x0_q - x0_p = (sigma^2 / alpha) (score_q - score_p)``: a weight of the noise level alone descends the
+reverse KL between the noised laws, averaged over levels, and a factor h(r) in it makes that any f-divergence
+(:mod:`diffax.losses.divergences`). The ratio ``r = p / q`` is read off a discriminator's logits and
+normalised in two stages: r by its mean in each bin of noise levels, then h by its mean. Means are over the
+whole batch, which under jit is the global one however it lies on devices; of parts of a batch, as in
+accumulated gradients or under shard_map, they are the part's own.
 
 Sources: Wang et al. 2023 (arXiv:2305.16213), eq. 9; Yin et al. 2023 (arXiv:2311.18828), eq. 7 and 8; Xu, Nie,
 Vahdat 2025 (arXiv:2502.15681) and the code released with it.
