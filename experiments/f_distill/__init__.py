@@ -1,0 +1,1 @@
+"""Distillation into one step by matching distributions in an f-divergence."""
