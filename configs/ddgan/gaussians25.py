@@ -34,11 +34,12 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "train.batch_size": 512,
         "train.num_steps": 200_000,
     }
-    demo: dict[str, object] = {}
+    average = "warmup:0.9995"
+    demo = {"train.num_steps": 120_000, "train.ema": (average,), "sample.ema": average}
     variants = {
         "demo": demo,
-        "no_latent": {"latent": 0},
-        "l2": {"latent": 0, "objective": "l2"},
+        "no_latent": {**demo, "latent": 0},
+        "l2": {**demo, "latent": 0, "objective": "l2"},
         "smoke": smoke,
         "full": full,
     }

@@ -7,15 +7,16 @@ channels of an image are 1,000 equally likely modes, and a classifier of digits 
 import numpy as np
 
 from diffax.checks import require
-from diffax.data.source import Item, Source, image_spec
+from diffax.data.source import Item, Source, image_spec, stack_items
 
 
 class StackedSource:
-    """``n`` images with ``channels`` items of a one-channel source each, drawn anew for every index.
+    """``n`` images with ``channels`` items of a one-channel source each, drawn once and for all.
 
-    Item i is drawn from ``Philox(seed, i)``, the same everywhere. ``pad`` adds so many pixels of background
-    (-1) on every side. The label reads the classes as digits, the first channel's first:
-    ``100 a + 10 b + c`` of ten classes. Raises ``ValueError`` for a source without labels or not grey.
+    Which items image i stacks follows from ``Philox(seed)``: it is the same everywhere, and whatever n.
+    ``pad`` adds so many pixels of background (-1) on every side. The label reads the classes as digits, the
+    first channel's first: ``100 a + 10 b + c`` of ten classes. The source is read into memory here.
+    Raises ``ValueError`` for a source without labels or not grey.
     """
 
     def __init__(self, source: Source, n: int, *, channels: int = 3, pad: int = 0, seed: int = 0) -> None:
@@ -25,21 +26,17 @@ class StackedSource:
         require(n >= 1, "n", n, "at least 1")
         require(channels >= 1 and pad >= 0, "channels, pad", (channels, pad), "at least 1 and 0")
         assert classes is not None
-        self._source, self._n, self._channels, self._pad, self._seed = source, n, channels, pad, seed
-        height, width = shape[0] + 2 * pad, shape[1] + 2 * pad
-        self._places = classes ** np.arange(channels)[::-1]
-        self.spec = image_spec((height, width, channels), classes**channels)
+        whole = stack_items(source)
+        margin = ((0, 0), (pad, pad), (pad, pad))
+        self._images = np.pad(whole["image"][..., 0], margin, constant_values=-1)
+        rng = np.random.Generator(np.random.Philox(seed))
+        self._chosen = rng.integers(len(source), size=(n, channels))
+        self._labels = whole["label"][self._chosen] @ classes ** np.arange(channels)[::-1]
+        self.spec = image_spec((*self._images.shape[1:], channels), classes**channels)
 
     def __len__(self) -> int:
-        return self._n
+        return len(self._chosen)
 
     def __getitem__(self, index: int) -> Item:
-        key = np.array([self._seed, range(self._n)[index]], np.uint64)
-        chosen = np.random.Generator(np.random.Philox(key=key)).integers(
-            len(self._source), size=self._channels
-        )
-        items = [self._source[int(i)] for i in chosen]
-        image = np.concatenate([item["image"] for item in items], axis=-1)
-        margin = [(self._pad, self._pad), (self._pad, self._pad), (0, 0)]
-        label = int(self._places @ np.array([item["label"] for item in items]))
-        return {"image": np.pad(image, margin, constant_values=-1), "label": np.asarray(label, np.int32)}
+        image = np.stack([self._images[i] for i in self._chosen[index]], axis=-1)
+        return {"image": image, "label": self._labels[index].astype(np.int32)}

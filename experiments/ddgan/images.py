@@ -57,7 +57,7 @@ def make_pipeline(config: ConfigDict, source: data.Source, index: int, count: in
 def evaluate(config: ConfigDict, made: Method, params: Params, workdir: Path) -> dict[str, Any]:
     """Figures of the generator's samples, of real images and of plain noise; what steps cost; pictures."""
     n, size, key = config.eval.n, config.eval.batch_size, jax.random.key(config.seed + 2)
-    real = data.stack_items(build.open_source(config.data, HELD_OUT), n)["image"]
+    real = data.stack_items(build.open_source(config.data, HELD_OUT), config.eval.real_n or n)["image"][:n]
     shape = real.shape[1:]
     generate(made, shape, params, key, size, size)  # compilation is outside the clock
     begun = time.perf_counter()
@@ -68,14 +68,14 @@ def evaluate(config: ConfigDict, made: Method, params: Params, workdir: Path) ->
     sets = {"": drawn, "real": real, "noise": noise.astype(np.float32)}
     found = {name: measure(config, images, reference) for name, images in sets.items()}
     found[""] |= {"nfe": len(made.grid) - 1, "seconds_per_100": 100 * seconds / n, "n": n}
-    figures = as_figures(
-        found,
-        n_real=len(reference.held_out_features),
-        n_fake=n,
-        split=HELD_OUT,
-        extractor=reference.extractor.label,
-        seed=config.seed,
-    )
+    about = {"n_real": len(reference.held_out_features), "extractor": reference.extractor.label}
+    figures = [
+        figure
+        for name, values in found.items()
+        for figure in as_figures(
+            {name: values}, n_fake=len(sets[name]), split=HELD_OUT, seed=config.seed, **about
+        )
+    ]
     extra = {
         **spreads(config, made, params, real, key),
         **costs(made, shape, params, key, config.eval.timing_n),

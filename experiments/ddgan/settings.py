@@ -64,6 +64,82 @@ DISCRIMINATOR_8 = {
     "resample": "pool",
     "dtype": "float32",
 }
+GENERATOR_32 = {
+    "name": "NCSNpp",
+    "channels": 128,
+    "channel_multipliers": (1, 2, 2, 2),
+    "blocks_per_level": 2,
+    "attention_levels": (False, True, False, False),
+    "style_features": 256,
+    "style_layers": 4,
+    "dtype": "bfloat16",
+}
+DISCRIMINATOR_32 = {"name": "PairDiscriminator", "dtype": "bfloat16"}
+GENERATOR_256 = {
+    **GENERATOR_32,
+    "channels": 64,
+    "channel_multipliers": (1, 1, 2, 2, 4, 4),
+    "attention_levels": (False, False, False, False, True, False),  # at 16 x 16
+    "style_layers": 3,
+}
+DISCRIMINATOR_256 = {
+    **DISCRIMINATOR_32,
+    "block_channels": (256, 512, 512, 512, 512, 512),
+    "halve": (True,) * 6,
+}
+# what all of the paper's image runs share
+PAPER = {
+    "latent": 100,
+    "r1.rescale": False,
+    "train.checkpoint_every": 5000,
+    "train.log_every": 200,
+    "train.ema": ("warmup:0.9999",),
+    "sample.ema": "warmup:0.9999",
+}
+FOLDER_256 = {
+    **PAPER,
+    "data.source": ".",
+    "data.size": 256,
+    "data.channels": 3,
+    "data.holdout": 0.1,
+    "data.flip": True,
+    "generator": GENERATOR_256,
+    "discriminator": DISCRIMINATOR_256,
+    "r1.lazy": 10,
+    "sample.batch_size": 64,
+    "eval.channel_source": "",
+    "eval.batch_size": 64,
+    "eval.n": 3000,
+    "eval.real_n": 3000,
+}
+# a run of seconds with every part in it; lazy R1 by a branch is slow on a CPU
+SMOKE = {
+    "latent": 8,
+    "r1.lazy": 1,
+    "generator": {
+        **GENERATOR_8,
+        "channels": 8,
+        "channel_multipliers": (1,),
+        "attention_levels": (),
+        "patch_size": 2,
+    },
+    "discriminator": {**DISCRIMINATOR_8, "channels": 8, "block_channels": (8, 8), "halve": (True, True)},
+    "train.num_steps": 20,
+    "train.batch_size": 8,
+    "train.log_every": 5,
+    "train.checkpoint_every": 10,
+    "train.ema": ("warmup:0.999",),
+    "sample.ema": "warmup:0.999",
+    "sample.n": 10,
+    "sample.batch_size": 20,
+    "eval.n": 60,
+    "eval.batch_size": 20,
+    "eval.spread_n": 8,
+    "eval.timing_n": 0,
+    "eval.real_n": 200,
+    "eval.quality_n": 60,
+    "eval.classifier_steps": 60,
+}
 
 
 def points() -> ConfigDict:

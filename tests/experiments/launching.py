@@ -39,6 +39,12 @@ def launch(*args, **kwargs):
     )
 
 
+def launch_module(module, **flags):
+    """Run another program of an experiment to its end."""
+    words = [sys.executable, "-m", module, *(f"--{name}={value}" for name, value in flags.items())]
+    return subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+
+
 def digests(workdir):
     """Digest of every array of each whole checkpoint, by step."""
     found = {}
