@@ -189,6 +189,36 @@ class _Gaussian(NamedTuple):
         return jnp.sum(logp.reshape(x.shape[0], -1), axis=1)
 
 
+def empirical_denoiser(process: GaussianProcess, points: Float[Array, "n d"]) -> DenoiseFn:
+    """``E[x0 | x_t]`` for data that is n equally likely points: their average, weighted by nearness.
+
+    ``softmax_i(-|x - alpha p_i|^2 / (2 sigma^2)) . p``: what a network that memorised its data would say.
+    """
+
+    def denoise(x: Float[Array, "b d"], t: Float[Array, "b"], cond: Cond | None = None) -> Array:
+        return jax.nn.softmax(_nearness(process, points, x, t), axis=1) @ points
+
+    return denoise
+
+
+def empirical_log_prob(process: GaussianProcess, points: Float[Array, "n d"]) -> LogProbFn:
+    """``log p_t(x)`` in nats of the same data: a kernel density estimate with Gaussians of width sigma(t)."""
+
+    def log_prob(x: Float[Array, "b d"], t: Float[Array, "b"]) -> Float[Array, "b"]:
+        logits = _nearness(process, points, x, t)
+        constant = jnp.log(len(points)) + points.shape[1] * jnp.log(process.sigma(t) * jnp.sqrt(2 * jnp.pi))
+        return jax.nn.logsumexp(logits, axis=1) - constant
+
+    return log_prob
+
+
+def _nearness(
+    process: GaussianProcess, points: Float[Array, "n d"], x: Float[Array, "b d"], t: Float[Array, "b"]
+) -> Float[Array, "b n"]:
+    offset = x[:, None] - process.alpha(t)[:, None, None] * points
+    return -0.5 * jnp.sum(offset**2, axis=-1) / process.sigma(t)[:, None] ** 2
+
+
 def _components(means: Values, covs: Values) -> list[_Gaussian]:
     means, covs = _floats(means), _floats(covs)
     same = covs.ndim >= 1 and covs.shape[0] == means.shape[0]

@@ -45,6 +45,27 @@ def open_source(config: Mapping[str, Any], split: str) -> data.Source:
     return data.open_source(config["source"], split, **options)
 
 
+def shard_rows(config: ConfigDict, count: int) -> int:
+    """This process's rows of a training batch; ValueError where the processes do not divide it."""
+    size = config.train.batch_size
+    checks.require(size % count == 0, "config.train.batch_size", size, f"a multiple of {count} processes")
+    return size // count
+
+
+def make_pipeline(config: ConfigDict, source: data.Source, index: int, count: int) -> data.Pipeline:
+    """This process's rows of shuffled batches, the same for the same seed."""
+    return data.pipeline(
+        source,
+        shard_rows(config, count),
+        config.seed,
+        shard_index=index,
+        shard_count=count,
+        augment=data.horizontal_flip() if config.data.flip else None,
+        threads=config.data.threads,
+        workers=config.data.workers,
+    )
+
+
 def make_process(config: Mapping[str, Any]) -> GaussianProcess:
     """``{"name": "VP", ...fields}``, or ``{"name": "FromTable", "table": "linear", ...its arguments}``."""
     options = dict(config)

@@ -1,6 +1,6 @@
 """Samplers, the loop that drives them, and likelihoods."""
 
-from diffax.samplers.ancestral import ddpm, draw_latent, posterior
+from diffax.samplers.ancestral import ddpm, direct, posterior
 from diffax.samplers.base import Sampler, StepContext, chain, fold_keys, memoryless
 from diffax.samplers.compilation import compile
 from diffax.samplers.ddim import ddim
@@ -24,8 +24,8 @@ __all__ = [
     "compile",
     "ddim",
     "ddpm",
+    "direct",
     "dpmpp_2m",
-    "draw_latent",
     "euler_maruyama",
     "fold_keys",
     "heun",

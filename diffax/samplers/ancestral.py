@@ -26,6 +26,19 @@ def posterior(latent: int = 0) -> Sampler:
     return memoryless(step)
 
 
+def direct(latent: int = 0) -> Sampler:
+    """``x_s = f(x_t, t)`` for a network f that draws the next point of the chain itself, and not x0.
+
+    ``latent`` as for :func:`posterior`. Xiao et al. 2022, section 5.3 (direct denoising).
+    """
+    checks.require(latent >= 0, "latent", latent, "a number of dimensions, 0 for none")
+
+    def step(context: StepContext, x: Array) -> Array:
+        return context.estimate(x, context.t, *draw_latent(context, latent))
+
+    return memoryless(step)
+
+
 def draw_latent(context: StepContext, latent: int) -> tuple[Cond, ...]:
     """What ``estimate`` gets beside x and t: ``{"z": z}`` with a fresh ``z ~ N(0, I)``; nothing for 0."""
     return ({"z": normal(context.fold(1).keys, (latent,))},) if latent else ()

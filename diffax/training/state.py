@@ -19,6 +19,10 @@ class NetState(struct.PyTreeNode):
     ema: Mapping[str, Params]
     mutable: Mapping[str, Any] = struct.field(default_factory=dict)
 
+    def averaged(self, name: str) -> Params:
+        """The parameters to sample with: a moving average by its name, or ("") the raw ones."""
+        return self.ema[name] if name else self.params
+
 
 class TrainState(struct.PyTreeNode):
     """All networks of a run, the step, and the run's key.

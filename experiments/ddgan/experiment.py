@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from diffax import checks
 from diffax.training import TrainState, ema, init_net, make_optimizer
-from diffax.types import Params
 from experiments import build
 from experiments.base import Experiment
 from experiments.ddgan import images, method, points
@@ -37,10 +36,10 @@ def make_experiment(config: ConfigDict) -> Experiment:
         return TrainState.create(run_key, nets)
 
     def evaluate(state: TrainState, workdir: Path) -> Mapping[str, Any]:
-        return target.evaluate(made, averaged(state, config.sample.ema), workdir)
+        return target.evaluate(made, state.nets["generator"].averaged(config.sample.ema), workdir)
 
     def draw(state: TrainState, workdir: Path) -> None:
-        target.draw(made, averaged(state, config.sample.ema), int(state.step), workdir)
+        target.draw(made, state.nets["generator"].averaged(config.sample.ema), int(state.step), workdir)
 
     return Experiment(
         init=init,
@@ -88,9 +87,3 @@ def make_method(config: ConfigDict, networks: Networks, field: str) -> method.Me
         config.prediction == "x_s",
         field,
     )
-
-
-def averaged(state: TrainState, name: str) -> Params:
-    """The generator's parameters to sample with: a moving average by name, or ("") the raw ones."""
-    net = state.nets["generator"]
-    return net.ema[name] if name else net.params

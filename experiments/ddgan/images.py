@@ -22,7 +22,7 @@ from experiments import build
 from experiments.ddgan import pictures
 from experiments.ddgan.method import Method
 from experiments.ddgan.sampling import costs, draw_samples, generate
-from experiments.ddgan.target import Target, as_figures, as_rows, shard_rows
+from experiments.ddgan.target import Target, as_figures, as_rows
 from experiments.progress import Counted
 from experiments.reference import HELD_OUT, Reference, make_reference, quality
 
@@ -33,24 +33,10 @@ def make_target(config: ConfigDict) -> Target:
     return Target(
         shape=tuple(source.spec.shapes["image"]),
         field="image",
-        data=lambda index, count: make_pipeline(config, source, index, count),
+        data=lambda index, count: build.make_pipeline(config, source, index, count),
         evaluate=lambda made, params, workdir: evaluate(config, made, params, workdir),
         draw=lambda made, params, step, workdir: draw(config, made, params, step, workdir),
         rules=TENSOR_RULES,
-    )
-
-
-def make_pipeline(config: ConfigDict, source: data.Source, index: int, count: int) -> data.Pipeline:
-    """This process's rows of shuffled batches, the same for the same seed."""
-    return data.pipeline(
-        source,
-        shard_rows(config, count),
-        config.seed,
-        shard_index=index,
-        shard_count=count,
-        augment=data.horizontal_flip() if config.data.flip else None,
-        threads=config.data.threads,
-        workers=config.data.workers,
     )
 
 

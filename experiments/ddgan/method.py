@@ -21,8 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 from diffax import checks
 from diffax.losses.adversarial import discriminator_loss, generator_loss, lazily, r1_penalty
 from diffax.processes import FromTable, ancestral_pair, bridge_sample, perturb, tables
-from diffax.samplers import Sampler, draw_latent, posterior
-from diffax.samplers.base import StepContext, memoryless
+from diffax.samplers import Sampler, direct, posterior
 from diffax.training import NetState, TrainState, ema
 from diffax.training.ema import EmaSchedule
 from diffax.training.step import Batch, Metrics, TrainStep
@@ -62,7 +61,7 @@ class Method(NamedTuple):
     @property
     def sampler(self) -> Sampler:
         """How a step of the chain is drawn."""
-        return transition(self.latent) if self.direct else posterior(self.latent)
+        return direct(self.latent) if self.direct else posterior(self.latent)
 
     @property
     def grid(self) -> Float[Array, "points"]:
@@ -90,15 +89,6 @@ def chain(steps: int) -> FromTable:
 def grid(steps: int) -> Float[Array, "points"]:
     """Times 1, (T - 1) / T, ..., 0."""
     return jnp.arange(steps, -1, -1) / steps
-
-
-def transition(latent: int) -> Sampler:
-    """``x_s = denoise(x_t, t, z)``: for a network that draws the next point of the chain itself."""
-
-    def step(context: StepContext, x: Array) -> Array:
-        return context.estimate(x, context.t, *draw_latent(context, latent))
-
-    return memoryless(step)
 
 
 def draw(method: Method, key: Key[Array, ""], x0: Float[Array, "b ..."]) -> Draw:

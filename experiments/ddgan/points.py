@@ -20,10 +20,11 @@ from diffax.io import samples
 from diffax.processes import perturb
 from diffax.samplers import posterior
 from diffax.types import Params
+from experiments import build
 from experiments.ddgan import pictures
 from experiments.ddgan.method import Method, grid
 from experiments.ddgan.sampling import costs, generate
-from experiments.ddgan.target import Target, as_figures, as_rows, shard_rows
+from experiments.ddgan.target import Target, as_figures, as_rows
 
 _SHAPE = (2,)
 
@@ -35,7 +36,7 @@ def make_target(config: ConfigDict) -> Target:
         shape=_SHAPE,
         field="x",
         data=lambda index, count: MixtureStream(
-            mixture, shard_rows(config, count), config.seed, shard_index=index, shard_count=count
+            mixture, build.shard_rows(config, count), config.seed, shard_index=index, shard_count=count
         ),
         evaluate=lambda made, params, workdir: evaluate(config, made, mixture, params, workdir),
         draw=lambda made, params, step, workdir: draw(config, made, mixture, params, workdir),

@@ -58,7 +58,7 @@ def draw(config: ConfigDict, image: str, workdir: str, n: int, steps: int, seed:
     drawing = read_image(image, size=shape[0], channels=shape[-1])
     checks.require(drawing.shape == shape, "workdir", workdir, "a run on square images")
     _, state = modes.load(config, Path(workdir))
-    params = experiment.averaged(state, config.sample.ema)
+    params = state.nets["generator"].averaged(config.sample.ema)
     keys = jax.random.split(jax.random.key(seed), n)
     return drawing, redraw(made, params, drawing, keys, steps or max(1, made.steps // 2))
 

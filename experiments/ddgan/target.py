@@ -4,9 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
-from diffax import checks
 from diffax.evaluation import Figure
 from diffax.training import DataIterator
 from diffax.training.sharding import Rules
@@ -30,13 +27,6 @@ class Target(NamedTuple):
     evaluate: Callable[[Method, Params, Path], Mapping[str, Any]]
     draw: Callable[[Method, Params, int, Path], None]
     rules: Rules = ()
-
-
-def shard_rows(config: ConfigDict, count: int) -> int:
-    """This process's rows of a training batch; ValueError where the processes do not divide it."""
-    size = config.train.batch_size
-    checks.require(size % count == 0, "config.train.batch_size", size, f"a multiple of {count} processes")
-    return size // count
 
 
 def as_figures(found: Mapping[str, Mapping[str, float]], **about: Any) -> list[Figure]:

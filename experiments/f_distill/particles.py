@@ -21,12 +21,13 @@ from jaxtyping import Array, Float, Key
 
 from diffax import checks
 from diffax.data.points import Mixture
-from diffax.denoisers import mixture_denoiser, mixture_log_prob
+from diffax.denoisers import empirical_denoiser, empirical_log_prob, mixture_denoiser, mixture_log_prob
 from diffax.evaluation.modes import mixture_modes
 from diffax.losses.distribution_matching import density_ratio, matching_direction, normalise_weight
 from diffax.losses.divergences import Divergence
 from diffax.processes import EDM, grids, perturb
 
+_PROCESS = EDM()  # x = x0 + sigma eps, and t = sigma
 Law = Callable[[Array, Array], tuple[Array, Array]]  # (x, sigma) -> E[x0 | x], log p(x) at noise level sigma
 
 
@@ -63,19 +64,14 @@ class Spread(NamedTuple):
 
 def teacher(mixture: Mixture) -> Law:
     """The law of a Gaussian mixture."""
-    process = EDM()
-    denoise, log_prob = mixture_denoiser(process, *mixture), mixture_log_prob(process, *mixture)
+    denoise, log_prob = mixture_denoiser(_PROCESS, *mixture), mixture_log_prob(_PROCESS, *mixture)
     return lambda x, sigma: (denoise(x, sigma, None), log_prob(x, sigma))
 
 
-def empirical(
-    points: Float[Array, "n d"], x: Float[Array, "b d"], sigma: Float[Array, "b"]
-) -> tuple[Float[Array, "b d"], Float[Array, "b"]]:
-    """The law of n equally likely points: a softmax over distances, and the kernel density estimate."""
-    squares = jnp.sum((x[:, None] - points) ** 2, axis=-1)
-    logits = -0.5 * squares / sigma[:, None] ** 2
-    constant = jnp.log(len(points)) + points.shape[1] * jnp.log(sigma * jnp.sqrt(2 * jnp.pi))
-    return jax.nn.softmax(logits, axis=1) @ points, jax.nn.logsumexp(logits, axis=1) - constant
+def cloud(points: Float[Array, "n d"]) -> Law:
+    """The law of n equally likely points."""
+    denoise, log_prob = empirical_denoiser(_PROCESS, points), empirical_log_prob(_PROCESS, points)
+    return lambda x, sigma: (denoise(x, sigma, None), log_prob(x, sigma))
 
 
 def direction(
@@ -88,8 +84,8 @@ def direction(
     """``g = h(r) / sigma (x0_q - x0_p)`` of each point, for one draw of noise levels and noise."""
     level_key, noise_key = jax.random.split(key)
     sigma = jax.random.choice(level_key, levels, points.shape[:1])
-    x = perturb(EDM(), points, jax.random.normal(noise_key, points.shape), sigma)
-    (teacher_x0, log_p), (own_x0, log_q) = law(x, sigma), empirical(points, x, sigma)
+    x = perturb(_PROCESS, points, jax.random.normal(noise_key, points.shape), sigma)
+    (teacher_x0, log_p), (own_x0, log_q) = law(x, sigma), cloud(points)(x, sigma)
     weight = normalise_weight(rule.h(density_ratio(log_p - log_q))) / sigma
     return matching_direction(teacher_x0, own_x0, weight)
 

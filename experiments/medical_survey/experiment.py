@@ -51,7 +51,9 @@ def make_experiment(config: ConfigDict) -> Experiment:
         return TrainState.create(run_key, {"model": init_net(params, optimizer, averages)})
 
     def evaluate(state: TrainState, workdir: Path) -> Mapping[str, Any]:
-        return evaluation.evaluate(config, model, averaged(state, config.sample.ema), solvers, workdir)
+        return evaluation.evaluate(
+            config, model, state.nets["model"].averaged(config.sample.ema), solvers, workdir
+        )
 
     def draw(state: TrainState, workdir: Path) -> None:
         for name, solver in solvers.items():
@@ -59,7 +61,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
             draw_samples(config, generate, state, workdir, name)
 
     def export(state: TrainState, workdir: Path) -> None:
-        params = averaged(state, config.sample.ema)
+        params = state.nets["model"].averaged(config.sample.ema)
         about = {"step": int(state.step), "ema": config.sample.ema, "value_range": [-1, 1]}
         save_params(workdir / "params.safetensors", params, {k: str(v) for k, v in about.items()})
         for name, solver in solvers.items():
@@ -72,7 +74,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
         train_step=make_train_step(
             method.make_loss(config, model, process), optimizer, averages, accumulate=config.train.accumulate
         ),
-        data=lambda index, count: make_pipeline(config, source, index, count),
+        data=lambda index, count: build.make_pipeline(config, source, index, count),
         evaluate=evaluate,
         draw=draw,
         export=export,
@@ -91,23 +93,6 @@ def check(config: ConfigDict, model: nn.Module, process: GaussianProcess, source
     method.make_denoiser(config, build.make_apply(model), None, process)
 
 
-def make_pipeline(config: ConfigDict, source: data.Source, index: int, count: int) -> data.Pipeline:
-    """This process's rows of shuffled batches, the same for the same seed."""
-    size = config.train.batch_size
-    checks.require(size % count == 0, "config.train.batch_size", size, f"a multiple of {count} processes")
-    flip = data.horizontal_flip() if config.data.flip else None
-    return data.pipeline(
-        source,
-        size // count,
-        config.seed,
-        shard_index=index,
-        shard_count=count,
-        augment=flip,
-        threads=config.data.threads,
-        workers=config.data.workers,
-    )
-
-
 def make_validate(config: ConfigDict, model: nn.Module, process: GaussianProcess) -> Validate:
     """The training loss of the averaged network on held-out images, under the same noise each time."""
     held_out = data.stack_items(build.open_source(config.data, "test"), config.train.validate_n)
@@ -117,7 +102,9 @@ def make_validate(config: ConfigDict, model: nn.Module, process: GaussianProcess
     def validate(state: TrainState) -> Mapping[str, float]:
         here = replicated(mesh_of(state))
         batch, raw = place(held_out, here), place(np.asarray(key), here)
-        loss, _ = loss_fn(averaged(state, config.sample.ema), batch, jax.random.wrap_key_data(raw))
+        loss, _ = loss_fn(
+            state.nets["model"].averaged(config.sample.ema), batch, jax.random.wrap_key_data(raw)
+        )
         return {"valid_loss": float(loss)}
 
     return validate
@@ -129,12 +116,6 @@ def init_params(model: nn.Module, key: Key[Array, ""], shape: tuple[int, ...]) -
     return model.init(key, jnp.zeros((1, *shape)), jnp.zeros(1), cond)["params"]
 
 
-def averaged(state: TrainState, name: str) -> Params:
-    """The parameters to sample with: a moving average by name, or ("") the raw ones."""
-    net = state.nets["model"]
-    return net.ema[name] if name else net.params
-
-
 def draw_samples(config: ConfigDict, generate: Any, state: TrainState, workdir: Path, name: str) -> None:
     """``config.sample.n`` samples, class after class, as ``.npz`` files and a sheet."""
     n, classes = config.sample.n, config.data.classes
@@ -143,7 +124,7 @@ def draw_samples(config: ConfigDict, generate: Any, state: TrainState, workdir: 
     about |= {"step": int(state.step), "solver": config.solvers[name].to_dict()}
     files = write_samples(
         lambda *arguments: generate(*arguments).x,
-        averaged(state, config.sample.ema),
+        state.nets["model"].averaged(config.sample.ema),
         jax.random.key(config.seed + 1),
         labels,
         workdir,

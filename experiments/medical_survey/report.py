@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from diffax.io import write_text
 from experiments import devices, main, modes
-from experiments.medical_survey import experiment, page, pictures
+from experiments.medical_survey import page, pictures
 
 
 def make_report(config: ConfigDict, folder: str) -> Path:
@@ -28,7 +28,7 @@ def make_report(config: ConfigDict, folder: str) -> Path:
     parts, state = modes.load(config, path)
     found = parts.evaluate(state, path)
     modes.write_figures(config, path, state, found)
-    params = experiment.averaged(state, config.sample.ema)
+    params = state.nets["model"].averaged(config.sample.ema)
     sections = pictures.draw_all(config, path, params, found["rows"])
     figures = {figure.name: figure for figure in found["figures"]}
     facts = describe(config, figures, (time.monotonic() - start) / 60)

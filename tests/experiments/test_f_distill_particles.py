@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from diffax.data.points import ring, sample_mixture
-from diffax.denoisers import mixture_denoiser, mixture_log_prob
 from diffax.losses.divergences import Divergence, divergence
-from diffax.processes import EDM
-from experiments.f_distill.particles import Study, empirical, measure, run
+from experiments.f_distill.particles import Study, measure, run
 
 RING = ring()
 
@@ -43,15 +41,6 @@ def test_an_inverted_ratio_makes_the_forward_kl_seek_modes():
     found = spread(Divergence(divergence("kl").f, lambda r: 1 / r), 0, steps=1000)
     assert found.modes <= 2
     assert found.total_variation > 0.8
-
-
-def test_the_law_of_the_points_is_a_mixture_of_point_masses():
-    points = jax.random.normal(jax.random.key(0), (7, 2))
-    x, sigma = jax.random.normal(jax.random.key(1), (40, 2)), jnp.geomspace(0.05, 5.0, 40)
-    masses = (np.ones(7), points, np.zeros(7))
-    estimate, log_q = empirical(points, x, sigma)
-    np.testing.assert_allclose(estimate, mixture_denoiser(EDM(), *masses)(x, sigma, None), atol=1e-4)
-    np.testing.assert_allclose(log_q, mixture_log_prob(EDM(), *masses)(x, sigma), rtol=1e-4)
 
 
 def test_measure_of_the_ring_itself_and_of_one_mode():
