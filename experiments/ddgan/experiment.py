@@ -9,10 +9,11 @@ from jaxtyping import Key
 from ml_collections import ConfigDict
 
 from diffax import checks
-from diffax.training import TrainState, ema, init_net, make_optimizer
+from diffax.io import export_sampler, save_params
+from diffax.training import TrainState, distributed, ema, init_net, make_optimizer
 from experiments import build
 from experiments.base import Experiment
-from experiments.ddgan import images, method, points
+from experiments.ddgan import images, method, points, sampling
 from experiments.ddgan.networks import Networks, make_networks
 from experiments.ddgan.target import Target
 
@@ -41,12 +42,20 @@ def make_experiment(config: ConfigDict) -> Experiment:
     def draw(state: TrainState, workdir: Path) -> None:
         target.draw(made, state.nets["generator"].averaged(config.sample.ema), int(state.step), workdir)
 
+    def export(state: TrainState, workdir: Path) -> None:
+        params = state.nets["generator"].averaged(config.sample.ema)
+        about = {"step": int(state.step), "ema": config.sample.ema, "steps": config.steps}
+        save_params(workdir / "params.safetensors", params, {k: str(v) for k, v in about.items()})
+        function = sampling.exportable(made, target.shape, distributed.gather(params))
+        export_sampler(workdir / "sampler.jaxexport", function, metadata=about)
+
     return Experiment(
         init=init,
         train_step=method.make_train_step(made, optimizers, averages),
         data=target.data,
         evaluate=evaluate,
         draw=draw,
+        export=export,
         sharding_rules=target.rules,
     )
 

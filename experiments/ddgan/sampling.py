@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from diffax import sample
-from diffax.io import in_batches
+from diffax.io import in_batches, seed_keys
+from diffax.io.export import SamplingFn
 from diffax.processes import FromTable
 from diffax.samplers import Sampler, ddim, posterior
 from diffax.types import Cond, DenoiseFn, Keys, Params
@@ -55,6 +56,19 @@ def generate(
         return draw_samples(made, shape, params, keys, return_path)
 
     return np.concatenate(list(in_batches(call, params, key, n, batch_size)))
+
+
+def exportable(made: Method, shape: tuple[int, ...], params: Params) -> SamplingFn:
+    """Sampling as a function ``(seeds, labels, guidance) -> samples`` that holds its parameters.
+
+    It takes labels and a scale of guidance as all exported samplers do, and ignores them.
+    """
+
+    def generate(seeds: Array, labels: Array, guidance: Array) -> Array:
+        keys, denoise = seed_keys(seeds), denoiser(made, params)
+        return sample(keys, denoise, made.process, made.sampler, made.grid, shape=shape).x
+
+    return generate
 
 
 def costs(

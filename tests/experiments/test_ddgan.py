@@ -11,7 +11,7 @@ from launching import launch
 
 from configs.ddgan.gaussians25 import get_config
 from diffax.data import MixtureStream
-from diffax.io import CheckpointStore
+from diffax.io import CheckpointStore, load_sampler
 from diffax.training import TrainState, ema, init_net, make_mesh, train
 from experiments.ddgan import experiment, method, points, sampling
 from experiments.ddgan.networks import make_networks
@@ -213,7 +213,7 @@ def test_the_stream_is_shared_and_resumes():
 
 def test_the_program_end_to_end(tmp_path):
     config = "configs/ddgan/gaussians25.py:smoke"
-    for mode in ("train", "eval", "sample"):
+    for mode in ("train", "eval", "sample", "export"):
         done = launch(tmp_path / "w", config=config, mode=mode)
         assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "w" / "result.json").read_text())
@@ -225,4 +225,8 @@ def test_the_program_end_to_end(tmp_path):
     assert figures["real/high_quality"] > 0.97
     assert figures["mean_oracle/high_quality"] < 0.15
     assert (tmp_path / "w" / "samples-path.png").stat().st_size > 5000
-    assert np.load(tmp_path / "w" / "samples.npz")["x"].shape == (100, 2)
+    drawn = np.load(tmp_path / "w" / "samples.npz")["x"]
+    assert drawn.shape == (100, 2)
+    exported = load_sampler(tmp_path / "w" / "export" / "sampler.jaxexport").generate(np.arange(500))
+    assert np.isfinite(exported).all()
+    np.testing.assert_allclose(exported.std(0), drawn.std(0), rtol=0.3)  # the same law, of other seeds
