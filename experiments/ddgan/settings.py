@@ -169,7 +169,7 @@ def images() -> ConfigDict:
     }
     evaluation = {
         "channel_source": "digits",  # what each channel shows, its classes the modes; "" for whole images
-        "gate": 0.9,  # class probability below which a sample belongs to no mode
+        "gate": 0.5,  # class probability below which a sample belongs to no mode
         "classifier_steps": 600,
         "inception": "",  # a file of Inception's weights, for its features
         "real_n": 0,  # real images of each split to compare with; 0 for all
