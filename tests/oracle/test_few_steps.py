@@ -10,9 +10,7 @@ from diffax.data.points import sample_mixture
 from diffax.denoisers import mixture_responsibilities
 from diffax.processes import FromTable, ancestral_pair, bridge, tables
 from diffax.samplers import posterior
-from experiments.ddgan import evaluation, method
-from experiments.ddgan.experiment import make_mixture
-from experiments.ddgan.settings import base
+from experiments.ddgan import method, points, settings
 
 # Xiao et al. 2022's schedule at T = 4 and 8, computed in float64 by its definition, to eight digits
 LEVELS = {4: [0.52174470, 0.07867597, 0.00342888, 0.00004319]}
@@ -30,7 +28,7 @@ POSTERIOR = {
         [0, 0.25726162, 0.42189254, 0.47779057, 0.46381348, 0.41611729, 0.36095633, 0.30987777],
     ),
 }
-MIXTURE = make_mixture(base())
+MIXTURE = points.make_mixture(settings.points())
 N = 10_000
 
 
@@ -93,10 +91,10 @@ def test_a_denoiser_that_draws_from_the_posterior_needs_no_more_steps(steps):
             sample(keys, multimodal(process), process, posterior(latent=3), method.grid(steps), shape=(2,)).x
         )
     )
-    found = evaluation.measure(np.asarray(run(jax.random.split(jax.random.key(steps), N))), MIXTURE)
-    assert found.modes == 25
-    assert found.high_quality >= 0.98
-    assert found.tv <= 0.03
+    found = points.measure(np.asarray(run(jax.random.split(jax.random.key(steps), N))), MIXTURE)
+    assert found["modes"] == 25
+    assert found["high_quality"] >= 0.98
+    assert found["tv"] <= 0.03
 
 
 @pytest.mark.parametrize(
@@ -111,19 +109,19 @@ def test_a_denoiser_that_draws_from_the_posterior_needs_no_more_steps(steps):
 )
 def test_the_posterior_mean_fails_in_few_steps(steps, modes, quality, tv):
     made = method.Method(None, None, steps, 0, 0.0, 1, True)
-    found = evaluation.measure(evaluation.oracle_mean(made, MIXTURE, jax.random.key(0), N), MIXTURE)
-    assert found.modes == modes
-    assert found.high_quality == pytest.approx(quality, abs=0.015)
-    assert found.tv == pytest.approx(tv, abs=0.025)
+    found = points.measure(points.oracle_mean(made, MIXTURE, jax.random.key(0), N), MIXTURE)
+    assert found["modes"] == modes
+    assert found["high_quality"] == pytest.approx(quality, abs=0.015)
+    assert found["tv"] == pytest.approx(tv, abs=0.025)
 
 
 def test_real_data_and_noise_bracket_the_figures():
-    real = evaluation.measure(np.asarray(sample_mixture(MIXTURE, jax.random.key(0), N)), MIXTURE)
-    assert real.modes == 25
-    assert real.high_quality == pytest.approx(1 - np.exp(-4.5), abs=0.005)
-    assert real.tv < 0.03
+    real = points.measure(np.asarray(sample_mixture(MIXTURE, jax.random.key(0), N)), MIXTURE)
+    assert real["modes"] == 25
+    assert real["high_quality"] == pytest.approx(1 - np.exp(-4.5), abs=0.005)
+    assert real["tv"] < 0.03
     noise = np.asarray(jax.random.normal(jax.random.key(1), (N, 2)))
-    assert evaluation.measure(noise, MIXTURE).high_quality < 0.1
+    assert points.measure(noise, MIXTURE)["high_quality"] < 0.1
 
 
 def test_the_exact_posterior_has_the_known_number_of_effective_modes():
@@ -134,4 +132,4 @@ def test_the_exact_posterior_has_the_known_number_of_effective_modes():
         t = (index + 1) / 4
         x_t = process.alpha(t) * x0 + process.sigma(t) * jax.random.normal(jax.random.key(9), x0.shape)
         shares = np.asarray(mixture_responsibilities(process, *MIXTURE)(x_t, jnp.full(len(x0), t)))
-        assert evaluation._effective(shares) == pytest.approx(expected, abs=0.15)
+        assert points._effective(shares) == pytest.approx(expected, abs=0.15)
