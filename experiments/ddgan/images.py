@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from diffax import data
-from diffax.evaluation import Classifier, stacked_modes
+from diffax.evaluation import classifier_modes, stacked_modes
 from diffax.io import samples, write_samples
 from diffax.models import TENSOR_RULES
 from diffax.processes import perturb
@@ -52,16 +53,13 @@ def evaluate(config: ConfigDict, made: Method, params: Params, workdir: Path) ->
     noise = np.clip(np.random.default_rng(config.seed).standard_normal(drawn.shape), -1, 1)
     reference = _reference(config, workdir)
     sets = {"": drawn, "real": real, "noise": noise.astype(np.float32)}
-    found = {name: measure(config, images, reference) for name, images in sets.items()}
-    found[""] |= {"nfe": len(made.grid) - 1, "seconds_per_100": 100 * seconds / n, "n": n}
-    about = {"n_real": len(reference.held_out_features), "extractor": reference.extractor.label}
-    figures = [
-        figure
-        for name, values in found.items()
-        for figure in as_figures(
-            {name: values}, n_fake=len(sets[name]), split=HELD_OUT, seed=config.seed, **about
-        )
-    ]
+    counted = {name: count_modes(config, images, reference) for name, images in sets.items()}
+    counted[""] |= {"nfe": len(made.grid) - 1, "seconds_per_100": 100 * seconds / n, "n": n}
+    compared = {name: compare(config, images, reference) for name, images in sets.items()}
+    m = len(_parts(config, drawn[: config.eval.quality_n], reference))
+    about = {"split": HELD_OUT, "extractor": reference.extractor.label, "seed": config.seed}
+    figures = as_figures(counted, n_fake=n, **about)
+    figures += as_figures(compared, n_fake=m, n_real=len(reference.held_out_features), **about)
     extra = {
         **spreads(config, made, params, real, key),
         **costs(made, shape, params, key, config.eval.timing_n),
@@ -69,33 +67,37 @@ def evaluate(config: ConfigDict, made: Method, params: Params, workdir: Path) ->
     figures += as_figures(extra, seed=config.seed)
     samples.write_npz(workdir / "samples.npz", image=drawn)
     draw_pictures(made, params, real, drawn, workdir)
+    found = {name: counted[name] | compared[name] for name in sets}
     return {"figures": figures, "rows": as_rows({**found, **extra}, "ddgan")}
 
 
-def measure(config: ConfigDict, images: np.ndarray, reference: Reference) -> dict[str, float]:
-    """Modes that the classifier is sure of, KL and total variation over all images; quality of the first.
+def count_modes(config: ConfigDict, images: np.ndarray, reference: Reference) -> dict[str, float]:
+    """Modes of all images, by the classifier of whole images or of each of their channels.
 
     ``modes``, ``kl`` and ``tv`` count an image if every class probability is at least ``config.eval.gate``;
     ``high_quality`` is their share; ``modes_raw`` and ``kl_raw`` count all, as published figures do.
     """
-    channels = images.shape[-1] if config.eval.channel_source else 1
-    size = reference.held_out["image"].shape[1:3]
-    found = quality(_parts(images[: config.eval.quality_n], channels, size), reference)
     if reference.classifier is None:
-        return found
-    sure, raw = (
-        modes(reference.classifier, _parts(images, channels, size), channels, gate)
-        for gate in (config.eval.gate, 1e-6)
-    )
-    names = ("modes", "high_quality", "kl", "tv")
-    return {**dict(zip(names, sure, strict=True)), "modes_raw": raw[0], "kl_raw": raw[2], **found}
+        return {}
+    p = reference.classifier.probabilities(_parts(config, images, reference))
+    if config.eval.channel_source:
+        cover = partial(stacked_modes, p.reshape(len(images), -1, p.shape[-1]))
+    else:
+        cover = partial(classifier_modes, p, np.bincount(reference.held_out["label"], minlength=p.shape[-1]))
+    sure, everything = cover(gate=config.eval.gate), cover(gate=1e-6)
+    return {
+        "modes": sure.modes,
+        "high_quality": sure.high_quality,
+        "kl": sure.kl,
+        "tv": sure.total_variation,
+        "modes_raw": everything.modes,
+        "kl_raw": everything.kl,
+    }
 
 
-def modes(classifier: Classifier, images: np.ndarray, channels: int, gate: float) -> tuple[float, ...]:
-    """Number of modes, accepted share, KL and total variation, of images whose channels lie in a row."""
-    probabilities = classifier.probabilities(images)
-    found = stacked_modes(probabilities.reshape(-1, channels, probabilities.shape[-1]), gate=gate)
-    return found.modes, found.high_quality, found.kl, found.total_variation
+def compare(config: ConfigDict, images: np.ndarray, reference: Reference) -> dict[str, float]:
+    """Quality of the first ``config.eval.quality_n`` images, or of their channels."""
+    return quality(_parts(config, images[: config.eval.quality_n], reference), reference)
 
 
 def spreads(
@@ -167,10 +169,12 @@ def _reference(config: ConfigDict, workdir: Path) -> Reference:
 
 
 def _parts(
-    images: Float[np.ndarray, "n h w c"], channels: int, size: tuple[int, int]
+    config: ConfigDict, images: Float[np.ndarray, "n h w c"], reference: Reference
 ) -> Float[np.ndarray, "m h2 w2 c2"]:
     """Whole images, or their channels as images of one each; the margin that stacking added is cut off."""
-    height, width = images.shape[1:3]
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    if not config.eval.channel_source:
+        return images
+    size = reference.held_out["image"].shape[1:3]
+    top, left = (images.shape[1] - size[0]) // 2, (images.shape[2] - size[1]) // 2
     inner = images[:, top : top + size[0], left : left + size[1]]
-    return np.moveaxis(inner, -1, 1).reshape(-1, *size, 1) if channels > 1 else inner
+    return np.moveaxis(inner, -1, 1).reshape(-1, *size, 1)

@@ -91,6 +91,7 @@ DISCRIMINATOR_256 = {
 PAPER = {
     "latent": 100,
     "r1.rescale": False,
+    "eval.spread_n": 32,
     "train.checkpoint_every": 5000,
     "train.log_every": 200,
     "train.ema": ("warmup:0.9999",),
@@ -110,6 +111,8 @@ FOLDER_256 = {
     "eval.channel_source": "",
     "eval.batch_size": 64,
     "eval.n": 3000,
+    "eval.spread_n": 2,
+    "eval.timing_n": 20,
     "eval.real_n": 3000,
 }
 # a run of seconds with every part in it; lazy R1 by a branch is slow on a CPU

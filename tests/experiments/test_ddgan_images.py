@@ -46,7 +46,9 @@ def test_the_figures(run):
     assert keys | {"modes_raw", "kl_raw", "real/modes", "noise/kl_raw"} <= set(values)
     assert values["nfe"] == 4
     assert values["n"] == 60
-    assert figures["frechet"]["n_fake"] == 60
+    assert figures["modes"]["n_fake"] == 60
+    assert figures["frechet"]["n_fake"] == 180  # channels
+    assert figures["frechet"]["n_real"] == 200
     # noise has no mode that the classifier is sure of, real images of another split do
     assert values["noise/modes"] <= 1
     assert values["real/high_quality"] > values["noise/high_quality"] + 0.1

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from diffax.data import open_source, pipeline
-from diffax.data.decode import decode_image
+from diffax.data.decode import decode_image, read_image
 
 _RNG = np.random.default_rng(3)
 
@@ -317,3 +317,18 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r'pip install "diffax\[data\]"'):
         decode_image(b"", "x")
+
+
+def test_one_image_in_the_library_s_range(tmp_path):
+    grey = np.array([[0, 255], [51, 204]], np.uint8)
+    (tmp_path / "grey.png").write_bytes(_png(grey))
+    expected = np.array([[-1, 1], [-0.6, 0.6]])[..., None]
+    np.testing.assert_allclose(read_image(tmp_path / "grey.png"), expected, atol=1e-6)
+    assert read_image(tmp_path / "grey.png", size=4, channels=3).shape == (4, 4, 3)
+    with pytest.raises(ValueError, match="image"):
+        read_image(tmp_path / "none.png")
+    Image.fromarray(np.array([[0, 1000]], np.uint16)).save(tmp_path / "deep.png")
+    deep = read_image(tmp_path / "deep.png", value_range=(0, 1000))
+    np.testing.assert_allclose(deep[0, :, 0], [-1, 1], atol=1e-6)
+    with pytest.raises(ValueError, match=r"deep\.png"):
+        read_image(tmp_path / "deep.png")

@@ -219,6 +219,10 @@ def test_the_learning_rate_follows_its_schedule():
 
     rate = learning_rate(OptimizerConfig(1e-2, warmup_steps=10, schedule="cosine"), 110)
     assert [float(rate(s)) for s in (0, 5, 10, 60, 110)] == pytest.approx([0, 5e-3, 1e-2, 5e-3, 0], abs=1e-9)
+    rate = learning_rate(OptimizerConfig(1e-2, schedule="cosine", end_rate=2e-3), 100)
+    assert [float(rate(s)) for s in (0, 50, 100, 200)] == pytest.approx([1e-2, 6e-3, 2e-3, 2e-3], rel=1e-5)
+    with pytest.raises(ValueError, match="end_rate"):
+        OptimizerConfig(1e-2, end_rate=1e-3)  # a constant schedule has no other end
 
 
 def test_clipping_bounds_the_update():
