@@ -5,13 +5,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffax import checks
+from experiments import defaults
 
 _COMMON = {
+    **defaults.RUN,
     "experiment": "ddgan",
-    "seed": 0,
-    "mesh": "-1x1x1",  # data x fsdp x tensor; -1: all devices that the others leave
-    "cpu_devices": 1,  # on a CPU, cores (or threads of one) that serve as devices
     "steps": 4,  # T
     "latent": 8,  # dimensions of z; 0 for none
     "objective": "gan",  # or "l2": regression on x0; "augmented": one shot, diffusion as augmentation
@@ -24,9 +22,7 @@ _COMMON = {
         "ema": ("warmup:0.999",),
         "log_every": 500,
         "checkpoint_every": 10_000,
-        "keep": 2,  # newest checkpoints
-        "keep_every": 0,  # steps; those at its multiples are kept too
-        "best": "",  # a metric; the best checkpoint by it is kept too
+        **defaults.CHECKPOINTS,
         "discriminator_rate": 0.0,  # learning rate of the discriminator; 0 for the generator's
         "optimizer": {
             "learning_rate": 1e-3,
@@ -154,22 +150,7 @@ def points() -> ConfigDict:
 
 def images() -> ConfigDict:
     """Three embedded digits as the channels of an image, four steps, small convolutional networks."""
-    data = {
-        # or "stacked_mnist", "mnist", "cifar10", a folder of images, a .npz, .parquet, tfds:NAME
-        "source": "stacked_digits",
-        "data_dir": "",  # where the files of a named source are
-        "holdout": 0.0,  # share kept for evaluation, of data without splits of its own
-        "size": 0,  # side that a folder's images are cropped and resized to
-        "channels": 0,  # of a folder's images: 1 or 3
-        "value_range": (),  # (low, high) that maps to [-1, 1]
-        "axis": "",  # of a volume's slices: axial, coronal or sagittal
-        "field_mm": 0.0,  # side of the square that is cut out of each slice
-        "min_content": 0.0,  # share of a slice above the low end, below which it is left out
-        "preload": False,  # decode everything now
-        "threads": 0,  # that read ahead
-        "workers": 0,  # processes that read ahead
-        "flip": False,
-    }
+    data = {**defaults.IMAGES, "source": "stacked_digits"}
     evaluation = {
         "channel_source": "digits",  # what each channel shows, its classes the modes; "" for whole images
         "gate": 0.5,  # class probability below which a sample belongs to no mode
@@ -187,20 +168,8 @@ def images() -> ConfigDict:
 
 
 def variant_of(
-    name: str | None,
-    variants: Mapping[str, Mapping[str, Any]],
-    base: ConfigDict,
-    default: str = "demo",
+    name: str | None, variants: Mapping[str, Mapping[str, Any]], base: ConfigDict, default: str = "demo"
 ) -> ConfigDict:
-    """The base with a variant's changes: a mapping from dotted names to values.
-
-    Raises ``ValueError`` for a variant that does not exist.
-    """
-    name = name or default
-    checks.require_one_of("variant", name, variants)
-    for dotted, value in variants[name].items():
-        if dotted in ("generator", "discriminator"):
-            base[dotted] = ConfigDict(value)
-        else:
-            base.update_from_flattened_dict({dotted: value})
-    return base
+    """The base with a variant's changes (:func:`experiments.defaults.variant_of`)."""
+    whole = ("generator", "discriminator")
+    return defaults.variant_of(name, variants, base, default=default, whole=whole)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffax import checks
+from experiments import defaults
 
 TABLE = {"name": "FromTable", "table": "linear", "n": 1000}
 VE = {"name": "VE", "sigma_min": 0.02, "sigma_max": 20.0}
@@ -58,30 +58,15 @@ def base() -> ConfigDict:
         {
             "experiment": "medical_survey",
             "framework": "sde",
-            "seed": 0,
-            "mesh": "-1x1x1",  # data x fsdp x tensor; -1: all devices that the others leave
-            "cpu_devices": 1,  # on a CPU, cores (or threads of one) that serve as devices
+            **defaults.RUN,
             "process": dict(EDM),
             "model": dict(UNET_8),
             "output": "F",
             "sigma_data": 0.5,
             "time_input": "c_noise",
             "data": {
-                # or "mnist", "cifar10", a folder of images or volumes, a .npz, .parquet, .nii.gz, tfds:NAME
-                "source": "digits",
-                "data_dir": "",  # where the files of a named source are
-                "holdout": 0.0,  # share kept for evaluation, of data without splits of its own
-                "size": 0,  # side that a folder's images are cropped and resized to
-                "channels": 0,  # of a folder's images: 1 or 3
-                "value_range": (),  # (low, high) that maps to [-1, 1]: a window in HU, or of deep images
-                "axis": "",  # of a volume's slices: axial, coronal or sagittal
-                "field_mm": 0.0,  # side of the square that is cut out of each slice
-                "min_content": 0.0,  # share of a slice above the low end, below which it is left out
-                "preload": False,  # decode everything now
-                "threads": 0,  # that read ahead
-                "workers": 0,  # processes that read ahead
+                **defaults.IMAGES,
                 "classes": 10,  # of the labels; 0 to ignore them
-                "flip": False,
                 "levels": 17,  # grey levels, for bits per dimension
             },
             "loss": {
@@ -96,9 +81,7 @@ def base() -> ConfigDict:
                 "ema": ("warmup:0.999",),
                 "log_every": 50,
                 "checkpoint_every": 500,
-                "keep": 2,  # newest checkpoints
-                "keep_every": 0,  # steps; those at its multiples are kept too
-                "best": "",  # a metric, such as valid_loss; the best checkpoint by it is kept too
+                **defaults.CHECKPOINTS,
                 "validate_n": 0,  # held-out images that valid_loss is measured on at every checkpoint
                 "optimizer": {
                     "learning_rate": 1e-3,
@@ -126,19 +109,9 @@ def base() -> ConfigDict:
 def variant_of(
     name: str | None, variants: Mapping[str, Mapping[str, Any]], default: str = "demo"
 ) -> ConfigDict:
-    """The base with a variant's changes: a mapping from dotted names to values.
-
-    Raises ``ValueError`` for a variant that does not exist.
-    """
-    name = name or default
-    checks.require_one_of("variant", name, variants)
-    config = base()
-    for dotted, value in variants[name].items():
-        if dotted in ("process", "model", "solvers"):
-            config[dotted] = ConfigDict(value)
-        else:
-            config.update_from_flattened_dict({dotted: value})
-    return config
+    """The base with a variant's changes (:func:`experiments.defaults.variant_of`)."""
+    whole = ("process", "model", "solvers")
+    return defaults.variant_of(name, variants, base(), default=default, whole=whole)
 
 
 def smoke(settings: Mapping[str, Any], solvers: Mapping[str, Any]) -> dict[str, Any]:
