@@ -24,6 +24,8 @@ class Experiment(NamedTuple):
     * ``draw(state, workdir)``: samples as pictures and arrays;
     * ``export(state, workdir)``: what others can use without this program; or None;
     * ``validate(state)``: figures of a checkpoint, by which the best one may be kept; or None;
+    * ``begin(workdir)``: the ``init`` of a run that starts from other runs, which it reads or trains first;
+      ``init`` itself then says shapes alone. Or None;
     * ``sharding_rules``: pairs (regular expression on parameter paths, tactic) for a mesh.
 
     On several hosts every process calls all of these in the same order; ``workdir`` is the run's folder on
@@ -37,6 +39,7 @@ class Experiment(NamedTuple):
     draw: Callable[[TrainState, Path], None]
     export: Callable[[TrainState, Path], None] | None = None
     validate: Validate | None = None
+    begin: Callable[[Path], Callable[[Key[Array, ""]], TrainState]] | None = None
     sharding_rules: Rules = ()
 
 

@@ -44,9 +44,10 @@ def train(config: ConfigDict, workdir: str, options: Options | None = None) -> N
     _log_to_stderr()
     progress = Progress(settings.num_steps)
     with output_folder(path) as folder, _open_store(config, path) as store, _closed_after(data):
+        init = experiment.begin(path) if experiment.begin else experiment.init
         writer = MetricsWriter(folder)
         state = run_training(
-            partial(experiment.init, jax.random.key(config.seed)),
+            partial(init, jax.random.key(config.seed)),
             experiment.train_step,
             data,
             num_steps=settings.num_steps,
@@ -116,7 +117,8 @@ def load(config: ConfigDict, path: Path, checkpoint: str = "newest") -> tuple[Ex
 
 def write_figures(config: ConfigDict, path: Path, state: TrainState, found: Mapping[str, Any]) -> None:
     """``result.json`` from what an experiment measured."""
-    notes = {"config": config.to_dict(), "step": int(state.step), **environment(), "rows": found["rows"]}
+    notes = {"config": config.to_dict(), "step": int(state.step), **environment(), **found.get("notes", {})}
+    notes["rows"] = found["rows"]
     write_result(path / "result.json", found["figures"], _plain(notes))
     say(f"wrote {path / 'result.json'}", sys.stdout)
 

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from diffax import checks
 from experiments.base import Experiment
 
-EXPERIMENTS = {name: f"experiments.{name}.experiment" for name in ("medical_survey", "ddgan")}
+EXPERIMENTS = {name: f"experiments.{name}.experiment" for name in ("medical_survey", "ddgan", "f_distill")}
 
 
 def make_experiment(config: ConfigDict) -> Experiment:

@@ -1,7 +1,8 @@
 """Networks: flax modules called as ``model.apply({"params": p}, x, time, cond, train=False)``."""
 
-from diffax.models.discriminators import PairDiscriminator
+from diffax.models.discriminators import FeatureHeads, PairDiscriminator
 from diffax.models.dit import DiT
+from diffax.models.features import apply_keeping
 from diffax.models.mlp import MLP, Perceptron
 from diffax.models.ncsnpp import NCSNpp, StyledNCSNpp
 from diffax.models.rules import TENSOR_RULES
@@ -11,9 +12,11 @@ __all__ = [
     "MLP",
     "TENSOR_RULES",
     "DiT",
+    "FeatureHeads",
     "NCSNpp",
     "PairDiscriminator",
     "Perceptron",
     "StyledNCSNpp",
     "UNet",
+    "apply_keeping",
 ]

@@ -1,8 +1,10 @@
-"""Discriminators of images along a diffusion: does x_s belong to x_t?
+"""Discriminators along a diffusion: does x_s belong to x_t, or are these the features of real data?
 
     e      = leaky(mlp(sinusoids(time)))
     h      = stem(x_s, x_t), then blocks h <- (skip(h) + conv0(halve(leaky(conv(leaky(h)) + e)))) / sqrt(2)
     logit  = linear(sum over pixels of leaky(conv0(h, deviation over the batch)))
+
+is :class:`PairDiscriminator`; :class:`FeatureHeads` are small networks on activations of another one.
 
 Source: Xiao et al. 2022 (arXiv:2112.07804), appendix C; Karras et al. 2018 (arXiv:1710.10196), section 3.
 """
@@ -14,8 +16,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from diffax.checks import require, require_one_of
+from diffax.models.features import Features
 from diffax.models.layers.conv import conv, dense
 from diffax.models.layers.embedding import check_time, sinusoidal_features
+from diffax.models.layers.norm import GroupNorm, layer_norm
 from diffax.models.layers.resample import downsample, space_to_depth
 
 
@@ -116,3 +120,41 @@ class PairDiscriminator(nn.Module):
         fits = x_s.ndim == 4 and x_s.shape[1] % factor == 0 and x_s.shape[2] % factor == 0
         require(fits, "x_s.shape", x_s.shape, f"(b, h, w, c), h and w multiples of {factor}")
         check_time(time, x_s.shape[0])
+
+
+class FeatureHeads(nn.Module):
+    """``model.apply({"params": p}, features)``: a logit for each of several activations, Float["b heads"].
+
+    ``features`` maps names to Float["b h w c"] or Float["b c"]; heads are in the order of the names, and 0 at
+    initialisation. Images are halved by strided convolutions of 4 x 4, each with a group norm, down to a side
+    of 4 or less; vectors are standardised and pass one hidden layer. The network that the activations come
+    from knows the noise level and the class, so heads need neither.
+
+    * ``channels``: hidden width, 0 for the channels of each activation.
+    * ``dtype``: of the computation, such as ``jnp.bfloat16``; logits are float32.
+
+    Source: the discriminators of Yin et al. 2024 (arXiv:2405.14867), section 4.3.
+    """
+
+    channels: int = 0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, features: Features) -> Float[Array, "b heads"]:
+        """Score each sample, once for each activation."""
+        require(len(features) > 0, "features", sorted(features), "one activation or more")
+        logits = [self.head(name, features[name]) for name in sorted(features)]
+        return jnp.concatenate(logits, axis=-1)
+
+    @nn.nowrap
+    def head(self, name: str, h: Float[Array, "b ..."]) -> Float[Array, "b 1"]:
+        """The logit of one activation."""
+        width = self.channels or h.shape[-1]
+        if h.ndim == 2:
+            h = nn.silu(dense(width, dtype=self.dtype, name=f"{name}_in")(layer_norm(h)))
+        else:
+            require(h.ndim == 4, f"features[{name!r}].shape", h.shape, "(b, c) or (b, h, w, c)")
+            for index in range(max(1, (min(h.shape[1:3]) - 1).bit_length() - 2)):
+                h = conv(width, 4, stride=2, dtype=self.dtype, name=f"{name}_conv{index}")(h)
+                h = nn.silu(GroupNorm(dtype=self.dtype, name=f"{name}_norm{index}")(h))
+        return dense(1, zero_init=True, name=f"{name}_out")(h.astype(jnp.float32).reshape(h.shape[0], -1))

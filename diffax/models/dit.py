@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from diffax.checks import require
+from diffax.models.features import keep
 from diffax.models.layers.attention import SelfAttention
 from diffax.models.layers.conv import dense
 from diffax.models.layers.embedding import ConditionEmbedding, check_time, concat_condition
@@ -120,6 +121,7 @@ class DiT(nn.Module):
         for index in range(self.depth):
             block = module(self.heads, self.mlp_ratio, self.dropout, train, self.dtype, name=f"block{index}")
             tokens = block(tokens, embedding)
+            keep(self, f"hidden{index}", tokens.reshape(x.shape[0], *grid, self.width))
         channels = (self.out_channels or x.shape[-1]) * self.patch_size**2
         output = self.head(tokens, embedding, channels).reshape(x.shape[0], *grid, channels)
         return depth_to_space(output, self.patch_size).astype(x.dtype)

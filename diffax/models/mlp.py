@@ -1,5 +1,6 @@
 """Perceptrons for vectors: toy distributions, actions, latent codes."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from diffax.checks import require
+from diffax.models.features import keep
 from diffax.models.layers.conv import dense
 from diffax.models.layers.embedding import ConditionEmbedding, check_time, concat_condition
 from diffax.models.layers.norm import layer_norm, modulate
@@ -32,11 +34,13 @@ class MLPBlock(nn.Module):
 
 
 class MLP(nn.Module):
-    """Residual perceptron over vectors, ``model.apply({"params": p}, x, time, cond, train=False)``.
+    """Residual perceptron, ``model.apply({"params": p}, x, time, cond, train=False)``.
 
-    ``x`` is Float["b d"], ``time`` Float["b"], ``cond`` None or a mapping with "label" Int["b"],
-    "unconditional" Bool["b"] and "concat" Float["b d2"]. The output has the size and dtype of ``x``
-    and is zero at initialisation.
+    It takes vectors, or all numbers of an image in a row.
+
+    ``x`` is Float["b ..."], ``time`` Float["b"], ``cond`` None or a mapping with "label" Int["b"],
+    "unconditional" Bool["b"] and "concat" Float["b ... c2"]. The output has the shape and dtype of
+    ``x`` and is zero at initialisation.
 
     * ``width``, ``blocks``: hidden width and number of residual blocks.
     * ``num_classes``: size of the label table, 0 to ignore labels. ``out_features``: None for those of x.
@@ -58,21 +62,24 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b d"], time: Float[Array, "b"], cond: Cond | None = None, train: bool = False
-    ) -> Float[Array, "b d2"]:
+        self, x: Float[Array, "b ..."], time: Float[Array, "b"], cond: Cond | None = None, train: bool = False
+    ) -> Float[Array, "b ..."]:
         """Run the network; ``train=True`` needs a "dropout" key where ``dropout > 0``."""
-        require(x.ndim == 2, "x.shape", x.shape, "(batch, features)")
+        require(x.ndim >= 2, "x.shape", x.shape, "(batch, ...)")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "a number in [0, 1)")
         check_time(time, x.shape[0])
         embedding = ConditionEmbedding(
             self.width, self.width, self.num_classes, self.time_embedding, self.time_scale, name="condition"
         )(time, cond)
-        h = dense(self.width, dtype=self.dtype, name="stem")(concat_condition(x, cond))
+        flat = concat_condition(x, cond).reshape(x.shape[0], -1)
+        h = dense(self.width, dtype=self.dtype, name="stem")(flat)
         for index in range(self.blocks):
             h = MLPBlock(self.dropout, train, self.dtype, name=f"block{index}")(h, embedding)
+            keep(self, f"hidden{index}", h)
         h = nn.silu(layer_norm(h))
-        output = dense(self.out_features or x.shape[-1], zero_init=True, dtype=self.dtype, name="out")(h)
-        return output.astype(x.dtype)
+        shape = x.shape[1:] if self.out_features is None else (self.out_features,)
+        output = dense(math.prod(shape), zero_init=True, dtype=self.dtype, name="out")(h)
+        return output.reshape(x.shape[0], *shape).astype(x.dtype)
 
 
 class Perceptron(nn.Module):

@@ -19,6 +19,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from diffax.checks import require, require_one_of
+from diffax.models.features import keep
 from diffax.models.layers.attention import PixelAttention
 from diffax.models.layers.conv import conv
 from diffax.models.layers.embedding import ConditionEmbedding, check_time, concat_condition
@@ -155,6 +156,7 @@ class UNet(nn.Module):
                 name = f"down{level}_block{index}"
                 h = self.block(skips[-1], context, self.channels * multiplier, name)
                 skips.append(self.attend(h, level, name))
+            keep(self, f"level{level}", skips[-1])
             if level + 1 < len(self.channel_multipliers):
                 h = self.change_size(skips[-1], context, "down", level)
                 h, image = self.merge_input(h, image, level + 1)
@@ -167,7 +169,9 @@ class UNet(nn.Module):
         h = self.block(h, context, h.shape[-1], "middle_block0")
         if self.middle_attention:
             h = self.attention(h, "middle_attention")
-        return self.block(h, context, h.shape[-1], "middle_block1")
+        h = self.block(h, context, h.shape[-1], "middle_block1")
+        keep(self, "middle", h)
+        return h
 
     @nn.nowrap
     def decode(self, h: Array, skips: list[Array], context: Context, channels: int) -> Array:

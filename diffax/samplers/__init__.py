@@ -1,6 +1,6 @@
 """Samplers, the loop that drives them, and likelihoods."""
 
-from diffax.samplers.ancestral import ddpm, direct, posterior
+from diffax.samplers.ancestral import ddpm, direct, posterior, renoise
 from diffax.samplers.base import Sampler, StepContext, chain, fold_keys, memoryless
 from diffax.samplers.compilation import compile
 from diffax.samplers.ddim import ddim
@@ -36,5 +36,6 @@ __all__ = [
     "memoryless",
     "posterior",
     "probability_flow",
+    "renoise",
     "sample",
 ]

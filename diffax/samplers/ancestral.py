@@ -1,10 +1,10 @@
-"""Ancestral sampling: draw x_s from the forward process's posterior, as DDPM does."""
+"""Ancestral sampling: draw x_s from the forward process's posterior, as DDPM does, or noise x0 afresh."""
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffax import checks
-from diffax.processes import bridge, normal, transition
+from diffax.processes import bridge, normal, perturb, transition
 from diffax.samplers.base import Sampler, StepContext, memoryless
 from diffax.types import Cond
 
@@ -35,6 +35,20 @@ def direct(latent: int = 0) -> Sampler:
 
     def step(context: StepContext, x: Array) -> Array:
         return context.estimate(x, context.t, *draw_latent(context, latent))
+
+    return memoryless(step)
+
+
+def renoise() -> Sampler:
+    """``x_s = alpha_s x0 + sigma_s n`` with fresh noise n: what a student of one or few steps takes.
+
+    Each x0 depends on x_t alone, which is forgotten otherwise; a step to zero noise returns x0 itself. Song
+    et al. 2023 (arXiv:2303.01469), algorithm 1.
+    """
+
+    def step(context: StepContext, x: Array) -> Array:
+        times = jnp.broadcast_to(context.s, x.shape[:1])
+        return perturb(context.process, context.estimate(x, context.t), context.noise(x), times)
 
     return memoryless(step)
 

@@ -21,7 +21,7 @@ from diffax.training.sharding import (
     tree_shardings,
 )
 from diffax.training.state import NetState, TrainState, count_params
-from diffax.training.step import guard, init_net, make_train_step
+from diffax.training.step import apply_gradients, guard, init_net, make_train_step, split_batch
 
 __all__ = [
     "DataIterator",
@@ -32,6 +32,7 @@ __all__ = [
     "Preemption",
     "TrainState",
     "abstract",
+    "apply_gradients",
     "batch_sharding",
     "bytes_per_device",
     "count_params",
@@ -49,6 +50,7 @@ __all__ = [
     "place_batch",
     "replicate",
     "replicated",
+    "split_batch",
     "train",
     "tree_shardings",
 ]

@@ -29,6 +29,12 @@ def init_net(
     return NetState(params=params, opt_state=optimizer.init(params), ema=copies)
 
 
+def apply_gradients(net: NetState, grads: Params, optimizer: optax.GradientTransformation) -> NetState:
+    """The network after one step of its optimiser; averages are left as they are."""
+    updates, opt_state = optimizer.update(grads, net.opt_state, net.params)
+    return net.replace(params=optax.apply_updates(net.params, updates), opt_state=opt_state)
+
+
 def make_train_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
@@ -51,11 +57,8 @@ def make_train_step(
         grads, metrics = _gradients(loss_fn, old.params, batch, state.step_key(), accumulate)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        updates, opt_state = optimizer.update(grads, old.opt_state, old.params)
-        params = optax.apply_updates(old.params, updates)
-        new = old.replace(
-            params=params, opt_state=opt_state, ema=ema.update(old.ema, params, averages, state.step)
-        )
+        new = apply_gradients(old, grads, optimizer)
+        new = new.replace(ema=ema.update(new.ema, new.params, averages, state.step))
         metrics = {**metrics, "grad_norm": norm, "finite": finite.astype(jnp.float32)}
         return state.replace(step=state.step + 1, nets={**state.nets, net: new}), metrics
 
@@ -79,6 +82,14 @@ def guard(train_step: TrainStep) -> GuardedStep:
     return step
 
 
+def split_batch(batch: Batch, parts: int, field: str) -> dict[str, Array]:
+    """A batch as ``parts`` smaller ones of every parts-th row, stacked on a new first axis, to be scanned.
+
+    Raises ``ValueError``, naming the option ``field`` that asks for so many, where they are not equal.
+    """
+    return {name: _pieces(leaf, parts, field) for name, leaf in batch.items()}
+
+
 def _gradients(
     loss_fn: LossFn, params: Params, batch: Batch, key: Key[Array, ""], parts: int
 ) -> tuple[Params, Metrics]:
@@ -90,7 +101,7 @@ def _gradients(
 
     if parts == 1:
         return one(params, batch, key)
-    pieces = jax.tree.map(lambda leaf: _pieces(leaf, parts), batch)
+    pieces = split_batch(batch, parts, "accumulate")
 
     def add(total: Any, piece: tuple[Array, Batch]) -> tuple[Any, None]:
         index, part = piece
@@ -102,7 +113,7 @@ def _gradients(
     return jax.tree.map(lambda leaf: leaf / parts, total)
 
 
-def _pieces(leaf: Array, parts: int) -> Array:
-    checks.require(leaf.shape[0] % parts == 0, "batch", leaf.shape[0], f"a multiple of accumulate={parts}")
+def _pieces(leaf: Array, parts: int, field: str) -> Array:
+    checks.require(leaf.shape[0] % parts == 0, "batch", leaf.shape[0], f"a multiple of {field}={parts}")
     # every parts-th row: a batch that is split over devices stays split evenly, without communication
     return leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)

@@ -16,7 +16,7 @@ from absl import flags
 
 from diffax import checks
 from experiments import main
-from experiments.ddgan import pictures
+from experiments.pictures import scatter
 from experiments.progress import say
 from experiments.workdir import read_config
 
@@ -53,7 +53,7 @@ def draw(runs: Sequence[dict[str, Any]], out: Path) -> None:
     names = [f"{run['name']}, T = {run['config'].steps}" for run in runs]
     means = [f"posterior mean, T = {run['config'].steps}" for run in runs]
     out.parent.mkdir(parents=True, exist_ok=True)
-    pictures.scatter(out, rows, [names, means])
+    scatter(out, rows, [names, means])
 
 
 def program(argv: Sequence[str]) -> None:

@@ -23,7 +23,9 @@ from experiments import build
 from experiments.ddgan import pictures
 from experiments.ddgan.method import Method
 from experiments.ddgan.sampling import costs, draw_samples, generate
-from experiments.ddgan.target import Target, as_figures, as_rows
+from experiments.ddgan.target import Target
+from experiments.figures import as_figures, as_rows
+from experiments.pictures import sheet
 from experiments.progress import Counted
 from experiments.reference import HELD_OUT, Reference, make_reference, quality
 
@@ -120,8 +122,8 @@ def spreads(
 
 def draw_pictures(made: Method, params: Params, real: np.ndarray, drawn: np.ndarray, workdir: Path) -> None:
     """Sheets of samples and of real images, their channels as colours, and paths from noise to sample."""
-    pictures.sheet(workdir / "samples-sheet.png", drawn[:100])
-    pictures.sheet(workdir / "real.png", real[:100])
+    sheet(workdir / "samples-sheet.png", drawn[:100])
+    sheet(workdir / "real.png", real[:100])
     key = jax.random.key(0)
     paths = generate(made, drawn.shape[1:], params, key, 8, 8, return_path=True)
     pictures.draw_paths(workdir / "samples-path.png", paths)
@@ -150,7 +152,7 @@ def draw(config: ConfigDict, made: Method, params: Params, step: int, workdir: P
         progress=Counted("samples"),
     )
     if distributed.is_main():
-        pictures.sheet(workdir / "samples-sheet.png", np.load(files[0])["image"][:100])
+        sheet(workdir / "samples-sheet.png", np.load(files[0])["image"][:100])
 
 
 def _reference(config: ConfigDict, workdir: Path) -> Reference:

@@ -22,7 +22,7 @@ from diffax import checks
 from diffax.losses.adversarial import discriminator_loss, generator_loss, lazily, r1_penalty
 from diffax.processes import FromTable, ancestral_pair, bridge_sample, perturb, tables
 from diffax.samplers import Sampler, direct, posterior
-from diffax.training import NetState, TrainState, ema
+from diffax.training import TrainState, apply_gradients, ema
 from diffax.training.ema import EmaSchedule
 from diffax.training.step import Batch, Metrics, TrainStep
 from diffax.types import Cond, Params
@@ -164,18 +164,13 @@ def make_train_step(
                 lambda p: discriminator_objective(method, p, g.params, x0, d_key, state.step),
                 has_aux=True,
             )(d.params)
-            d = _update(d, grads, optimizers["discriminator"])
+            d = apply_gradients(d, grads, optimizers["discriminator"])
         (loss, found), grads = jax.value_and_grad(
             lambda p: generator_objective(method, p, d.params, x0, g_key), has_aux=True
         )(g.params)
-        g = _update(g, grads, optimizers["generator"])
+        g = apply_gradients(g, grads, optimizers["generator"])
         g = g.replace(ema=ema.update(g.ema, g.params, averages, state.step))
         metrics = metrics | found | {"loss": loss + metrics.get("d_loss", 0.0)}
         return state.replace(step=state.step + 1, nets={"generator": g, "discriminator": d}), metrics
 
     return train_step
-
-
-def _update(net: NetState, grads: Params, optimizer: optax.GradientTransformation) -> NetState:
-    updates, opt_state = optimizer.update(grads, net.opt_state, net.params)
-    return net.replace(params=optax.apply_updates(net.params, updates), opt_state=opt_state)

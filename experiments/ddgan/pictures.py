@@ -1,7 +1,5 @@
 """Pictures: paths from noise to samples, of points in the plane and of images."""
 
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -10,7 +8,7 @@ from jaxtyping import Float
 
 from diffax.data import Mixture
 from diffax.data.points import sample_mixture
-from diffax.io import save_png, tile, write_atomically
+from experiments.pictures import scatter, sheet
 
 
 def draw_points(folder: Path, paths: Float[np.ndarray, "n points 2"], mixture: Mixture) -> None:
@@ -19,30 +17,6 @@ def draw_points(folder: Path, paths: Float[np.ndarray, "n points 2"], mixture: M
     steps = paths.shape[1] - 1
     titles = ["noise", *(f"after {i} of {steps}" for i in range(1, steps + 1)), "real data"]
     scatter(folder / "samples-path.png", [[*np.moveaxis(paths, 1, 0), real]], [titles])
-
-
-def scatter(
-    path: Path, rows: Sequence[Sequence[Float[np.ndarray, "n 2"]]], titles: Sequence[Sequence[str]]
-) -> None:
-    """Clouds of points side by side, all in one frame of the plane."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    size = (2.6 * len(rows[0]), 2.9 * len(rows))
-    figure, axes = pyplot.subplots(len(rows), len(rows[0]), figsize=size, layout="constrained", squeeze=False)
-    frames, names = itertools.chain(*rows), itertools.chain(*titles)
-    for axis, frame, title in zip(axes.ravel(), frames, names, strict=True):
-        axis.scatter(*frame[:4000].T, s=1.5, alpha=0.35, linewidths=0, color="#1f5fa8")
-        axis.set(title=title, xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect="equal", xticks=(), yticks=())
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110))
-    pyplot.close(figure)
-
-
-def sheet(path: Path, images: Float[np.ndarray, "n h w c"], columns: int = 10) -> None:
-    """Images in rows, enlarged to be looked at."""
-    save_png(path, tile(np.clip(images, -1, 1), columns=columns, zoom=max(1, 40 // images.shape[1])))
 
 
 def draw_paths(path: Path, paths: Float[np.ndarray, "n points h w c"]) -> None:

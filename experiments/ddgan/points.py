@@ -24,7 +24,8 @@ from experiments import build
 from experiments.ddgan import pictures
 from experiments.ddgan.method import Method, grid
 from experiments.ddgan.sampling import costs, generate
-from experiments.ddgan.target import Target, as_figures, as_rows
+from experiments.ddgan.target import Target
+from experiments.figures import as_figures, as_rows
 
 _SHAPE = (2,)
 

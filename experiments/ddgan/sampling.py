@@ -1,6 +1,5 @@
 """Samples from a trained generator, and what a sample costs."""
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from diffax.processes import FromTable
 from diffax.samplers import Sampler, ddim, posterior
 from diffax.types import Cond, DenoiseFn, Keys, Params
 from experiments.ddgan.method import Method, chain, grid
+from experiments.figures import fastest
 
 
 def denoiser(made: Method, params: Params) -> DenoiseFn:
@@ -91,7 +91,7 @@ def costs(
     keys, seconds = jax.random.split(key, n), {}
     for name, (process, sampler, times, cond) in solvers.items():
         call = jax.jit(_timed(made, shape, process, sampler)).lower(params, keys, times, cond).compile()
-        seconds[name] = 100 / n * _fastest(partial(call, params, keys, times, cond))
+        seconds[name] = 100 / n * fastest(partial(call, params, keys, times, cond))
     return {
         f"cost/{name}": {
             "nfe": len(solvers[name][2]) - 1,
@@ -109,12 +109,3 @@ def _timed(
         return sample(keys, denoiser(made, params), process, sampler, times, shape=shape, cond=cond).x
 
     return run
-
-
-def _fastest(call: Callable[[], Array]) -> float:
-    found: list[float] = []
-    while len(found) < 3 and sum(found) < 5:
-        begun = time.perf_counter()
-        jax.block_until_ready(call())
-        found.append(time.perf_counter() - begun)
-    return min(found)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from diffax import checks
 from diffax.data.points import Mixture
@@ -90,21 +90,40 @@ def direction(
     return matching_direction(teacher_x0, own_x0, weight)
 
 
+def noise_levels(study: Study) -> Float[Array, "levels"]:
+    """1,000 noise levels, evenly in ``sigma^(1/7)``."""
+    return grids.karras(EDM(t_min=study.sigma_min, t_max=study.sigma_max), 999)
+
+
+def start(study: Study, mixture: Mixture, key: Key[Array, ""]) -> Float[Array, "n d"]:
+    """All points on the first mode."""
+    noise = jax.random.normal(key, (study.particles, mixture.means.shape[1]))
+    return mixture.means[0] + study.start_std * noise
+
+
+def move(
+    study: Study,
+    rule: Divergence,
+    mixture: Mixture,
+    points: Float[Array, "n d"],
+    index: Int[Array, ""],
+    key: Key[Array, ""],
+) -> Float[Array, "n d"]:
+    """The points after the step of that index."""
+    size = study.step_size * jnp.where(index < study.settle * study.steps, 1.0, 0.1)
+    return points - size * direction(rule, teacher(mixture), noise_levels(study), points, key)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def run(study: Study, rule: Divergence, mixture: Mixture, key: Key[Array, ""]) -> Float[Array, "n d"]:
     """The points after all steps, from one mode."""
     checks.require(study.steps >= 1, "steps", study.steps, "at least 1")
     start_key, step_key = jax.random.split(key)
-    noise = jax.random.normal(start_key, (study.particles, mixture.means.shape[1]))
-    levels = grids.karras(EDM(t_min=study.sigma_min, t_max=study.sigma_max), 999)
-    law = teacher(mixture)
 
-    def move(points: Array, index: Array) -> tuple[Array, None]:
-        size = study.step_size * jnp.where(index < study.settle * study.steps, 1.0, 0.1)
-        g = direction(rule, law, levels, points, jax.random.fold_in(step_key, index))
-        return points - size * g, None
+    def step(points: Array, index: Array) -> tuple[Array, None]:
+        return move(study, rule, mixture, points, index, jax.random.fold_in(step_key, index)), None
 
-    return jax.lax.scan(move, mixture.means[0] + study.start_std * noise, jnp.arange(study.steps))[0]
+    return jax.lax.scan(step, start(study, mixture, start_key), jnp.arange(study.steps))[0]
 
 
 def measure(points: Float[Array | np.ndarray, "n d"], mixture: Mixture) -> Spread:

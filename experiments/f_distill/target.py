@@ -1,0 +1,44 @@
+"""What the method distils: a teacher, the network that student and fake score start as, data, figures."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Key
+
+from diffax.processes import GaussianProcess
+from diffax.training import DataIterator, TrainState
+from diffax.training.sharding import Rules
+from diffax.types import Params
+from experiments.f_distill.method import Look, Method
+
+
+class Target(NamedTuple):
+    """One kind of data under one configuration.
+
+    * ``shape``: of one sample; ``field``: of a batch that holds them; ``sigma_data``: its scale;
+    * ``process``: the teacher's, and the students'; ``labelled``: whether networks know classes;
+    * ``teacher(params, x, t, cond)``, unguided, and ``score(params, x, t, cond)``: estimates and activations;
+    * ``start(key)``: parameters of the teacher's network, as which student and fake score start; where there
+      is a ``begin`` their shapes alone, and ``begin(workdir)(key)`` makes them;
+    * ``data(shard_index, shard_count)``: this process's rows of each step's batch;
+    * ``evaluate(method, state, workdir)``: figures for ``result.json``, and pictures;
+    * ``draw(method, state, workdir)``: samples as arrays and pictures.
+    """
+
+    shape: tuple[int, ...]
+    field: str
+    sigma_data: float
+    process: GaussianProcess
+    labelled: bool
+    teacher: Look
+    score: Look
+    start: "Start"
+    begin: "Callable[[Path], Start] | None"
+    data: Callable[[int, int], DataIterator]
+    evaluate: Callable[[Method, TrainState, Path], Mapping[str, Any]]
+    draw: Callable[[Method, TrainState, Path], None]
+    rules: Rules = ()
+
+
+Start = Callable[[Key[Array, ""]], Params]
