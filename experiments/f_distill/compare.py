@@ -1,11 +1,11 @@
 """Runs side by side: their table, points over training, or quality against network calls.
 
     python -m experiments.f_distill.compare --workdirs=runs/rkl,runs/js,runs/kl --out=ring.png
-    python -m experiments.f_distill.compare --workdirs=runs/digits1,runs/digits2 --ddgan=runs/gan --out=pareto.png
+    python -m experiments.f_distill.compare --workdirs=runs/d1,runs/d2 --ddgan=runs/gan --out=pareto.png
 
-Needs ``--mode=eval`` of each run first. For runs on the ring the picture has a row for each and a column for each
-checkpoint that is kept; for images it shows students, the first run's teacher with each solver, and, where given,
-runs of ``ddgan`` on the same data, judged by the same features.
+Needs ``--mode=eval`` of each run first. For runs on the ring the picture has a row for each and a column for
+each checkpoint that is kept; for images it shows students, the first run's teacher with each solver, and, where
+given, runs of ``ddgan`` on the same data, judged by the same features.
 """
 
 import sys
@@ -77,23 +77,19 @@ def table(runs: Sequence[Run]) -> str:
 
 def draw_training(runs: Sequence[Run], out: Path) -> None:
     """A row of clouds for each run: one for each checkpoint that it keeps."""
-    steps = [_steps(run) for run in runs]
+    steps, names = [_steps(run) for run in runs], [run.folder.name for run in runs]
     shared = [step for step in steps[0] if all(step in other for other in steps)]
-    checks.require(
-        bool(shared), "workdirs", [run.folder.name for run in runs], "runs with checkpoints in common"
-    )
+    checks.require(bool(shared), "workdirs", names, "runs with checkpoints in common")
     rows = [[_cloud(run, step) for step in shared] for run in runs]
     scatter(out, rows, [[f"{run.config.divergence}, step {step}" for step in shared] for run in runs])
 
 
 def draw_quality(runs: Sequence[Run], rivals: Sequence[Run], out: Path) -> None:
     """Fréchet distance against network calls."""
-    first = runs[0]
+    first, allowed = runs[0], f"runs judged by the features of {runs[0].folder.name}"
     for run in (*runs, *rivals):
         same = run.extractor == first.extractor
-        checks.require(
-            same, "workdirs", run.folder.name, f"runs judged by the features of {first.folder.name}"
-        )
+        checks.require(same, "workdirs", run.folder.name, allowed)
     points = {name: first.figures(name) for name in first.config.solvers}
     points |= {run.folder.name: run.figures() for run in (*runs, *rivals)}
     pictures.draw_pareto(out, points, first.config.eval.teacher, "frechet")

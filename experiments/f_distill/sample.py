@@ -3,8 +3,8 @@
     python -m experiments.f_distill.sample --workdir=runs/digits1 --n=64 --out=sheet.png
     python -m experiments.f_distill.sample --workdir=runs/digits1 --n=10000 --out=samples.npz
 
-``--out`` is a PNG (a sheet), a ``.npz`` (``image`` float32 in [-1, 1] and ``label``, or ``x`` for points), or a
-folder, which gets every image as a PNG and the sheet. ``--labels=3,5`` asks for classes, in turn.
+``--out`` is a PNG (a sheet), a ``.npz`` (``image`` float32 in [-1, 1] and ``label``, or ``x`` for points), or
+a folder, which gets every image as a PNG and the sheet. ``--labels=3,5`` asks for classes, in turn.
 """
 
 import sys
