@@ -4,8 +4,8 @@
     python -m experiments.f_distill.compare --workdirs=runs/d1,runs/d2 --ddgan=runs/gan --out=pareto.png
 
 Needs ``--mode=eval`` of each run first. For runs on the ring the picture has a row for each and a column for
-each checkpoint that is kept; for images it shows students, the first run's teacher with each solver, and, where
-given, runs of ``ddgan`` on the same data, judged by the same features.
+each checkpoint that is kept; for images it shows students, the first run's teacher with each solver, and
+(``--ddgan``) few-step GANs on the same data, judged by the same features.
 """
 
 import sys

@@ -59,6 +59,8 @@ def make_experiment(config: ConfigDict) -> Experiment:
 
 def rebuild(config: ConfigDict) -> tuple[Target, Method]:
     """What a run distils and how, for programs that use a trained one."""
+    low, high = config.noise.low, config.noise.high
+    checks.require(0 < low < high, "config.noise", (low, high), "0 < low < high")
     target = (points if config.data.source == "ring" else images).make_target(config)
     _, discriminate = make_discriminator(config, target)
     return target, make_method(config, target, discriminate)

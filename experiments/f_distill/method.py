@@ -238,9 +238,10 @@ def make_train_step(
             )
 
         nets = (state.nets["fake"], state.nets["discriminator"])
-        # unrolled: on a CPU, XLA's convolutions are many times slower inside of a loop
+        # XLA's convolutions are many times slower inside of a loop, on a CPU
+        unroll = critic_steps if jax.default_backend() == "cpu" else 1
         (fake, discriminator), found = jax.lax.scan(
-            critic_step, nets, (jnp.arange(critic_steps), parts), unroll=critic_steps
+            critic_step, nets, (jnp.arange(critic_steps), parts), unroll=unroll
         )
         first, critics = (
             {name: leaf[0] for name, leaf in parts.items()},

@@ -29,7 +29,6 @@ InitHeads = Callable[[Key[Array, ""], Features], Params]
 def make_method(config: ConfigDict, target: Target, discriminate: Discriminate) -> Method:
     """The parts that ``config`` names, around the target's networks."""
     low, high, ratio, gan = config.noise.low, config.noise.high, config.ratio, config.gan
-    checks.require(0 < low < high, "config.noise", (low, high), "0 < low < high")
     edges = distribution_matching.bin_edges(low, high, ratio.bins, spacing=ratio.spacing)
     checks.require(0 < ratio.low < ratio.high, "config.ratio", (ratio.low, ratio.high), "0 < low < high")
     return Method(

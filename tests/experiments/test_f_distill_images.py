@@ -1,0 +1,165 @@
+"""Distillation of digits by the programs: teacher and student in one command, figures, pictures, samples."""
+
+import importlib
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from launching import digests, launch, launch_module
+from PIL import Image
+
+from diffax.io import load_sampler
+from experiments.registry import make_experiment
+from experiments.workdir import read_config
+
+CONFIG = "configs/f_distill/digits.py:smoke"
+RING = "configs/f_distill/ring8.py:smoke"
+KEYS = {"frechet", "precision", "recall", "coverage", "nfe", "teacher_frechet", "teacher_nfe", "speedup"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("f_distill") / "run"
+    for mode in ("train", "eval"):
+        done = launch(workdir, config=CONFIG, mode=mode)
+        assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def picture(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L"))
+
+
+def test_one_command_trains_the_teacher_and_the_student(run):
+    assert read_config(run / "teacher").experiment == "medical_survey"
+    assert set(digests(run / "teacher")) == {10, 20}
+    assert set(digests(run)) == {10, 20}
+
+
+def test_the_figures(run):
+    result = json.loads((run / "result.json").read_text())
+    assert result["notes"]["divergence"] == "jensen_shannon"
+    figures = {figure["name"]: figure for figure in result["figures"]}
+    values = {name: figure["value"] for name, figure in figures.items()}
+    assert KEYS | {"modes", "init/frechet", "heun-18/recall", "real/frechet"} <= set(values)
+    assert (values["nfe"], values["teacher_nfe"]) == (1, 35)
+    assert values["teacher_frechet"] == values["heun-18/frechet"]
+    assert values["real/frechet"] < 0.1 * values["init/frechet"]
+    seconds = values["heun-18/seconds_per_100"] / values["seconds_per_100"]
+    assert values["speedup"] == pytest.approx(seconds)
+    assert figures["frechet"]["n_fake"] == 80
+    assert figures["frechet"]["split"] == "test"
+
+
+def test_the_pictures(run):
+    for name in ("samples-sheet", "teacher", "teacher-student", "weights", "pareto"):
+        assert len(np.unique(picture(run / f"{name}.png"))) > 10, name
+
+
+def test_a_broken_run_ends_in_the_same_bits(run, tmp_path):
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "checkpoints" / "20")
+    done = launch(again, config=CONFIG)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from the checkpoint at step 10" in done.stderr
+    assert digests(again)[20] == digests(run)[20]
+
+
+def test_another_runs_teacher_is_taken_as_it_is(run, tmp_path):
+    done = launch(tmp_path / "w", f"--config.teacher={run / 'teacher'}", config=CONFIG)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "w" / "teacher").exists()
+    assert read_config(tmp_path / "w").teacher == str(run / "teacher")
+    # the same teacher, seed and data: the same student
+    assert digests(tmp_path / "w")[20] == digests(run)[20]
+
+
+def test_samples(run, tmp_path):
+    flags = {"workdir": run, "n": 6, "labels": "3,5", "out": tmp_path / "a" / "s.npz"}
+    done = launch_module("experiments.f_distill.sample", **flags)
+    assert done.returncode == 0, done.stderr
+    assert "network calls a sample: 1" in done.stdout
+    with np.load(tmp_path / "a" / "s.npz") as arrays:
+        assert arrays["image"].shape == (6, 8, 8, 1)
+        np.testing.assert_array_equal(arrays["label"], [3, 5, 3, 5, 3, 5])
+    done = launch_module("experiments.f_distill.sample", workdir=run, n=3, out=tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (tmp_path / "b").iterdir())
+    assert names == ["000000.png", "000001.png", "000002.png", "sheet.png"]
+
+
+def test_the_exported_student_is_the_student(run):
+    done = launch(run, config=CONFIG, mode="export")
+    assert done.returncode == 0, done.stderr
+    sampler = load_sampler(run / "export" / "sampler.jaxexport")
+    assert sampler.metadata["nfe"] == 1
+    images = sampler.generate(np.arange(4), np.asarray([1, 1, 2, 2]))
+    assert images.shape == (4, 8, 8, 1)
+    assert np.isfinite(images).all()
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "said"),
+    [
+        (
+            "main",
+            {"config": CONFIG, "config.teacher": "no/such", "workdir": "w"},
+            "config.teacher",
+        ),
+        ("f_distill.sample", {"workdir": "RUN", "out": "x.png", "labels": "11"}, "--labels: got '11'"),
+        ("f_distill.sample", {"workdir": "RUN", "out": "x.png", "n": 0}, "--n: got 0"),
+        ("f_distill.sample", {"workdir": "RUN/teacher", "out": "x.png"}, "--workdir"),
+        ("f_distill.compare", {"workdirs": "RUN/teacher", "out": "x.png"}, "runs of f_distill"),
+    ],
+)
+def test_mistakes_end_with_one_line(run, tmp_path, module, flags, said):
+    flags = {name: str(value).replace("RUN", str(run)) for name, value in flags.items()}
+    for name in ("out", "workdir"):
+        if name in flags and "/" not in flags[name]:
+            flags[name] = str(tmp_path / flags[name])
+    done = launch_module(f"experiments.{module}", **flags)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_side_by_side(run, tmp_path):
+    done = launch_module("experiments.f_distill.compare", workdirs=run, out=tmp_path / "pareto.png")
+    assert done.returncode == 0, done.stderr
+    assert "| run | " in done.stdout
+    assert len(np.unique(picture(tmp_path / "pareto.png"))) > 10
+
+
+def test_the_ring_through_the_programs(tmp_path):
+    for mode in ("train", "eval", "sample"):
+        done = launch(tmp_path / "w", config=RING, mode=mode)
+        assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "w" / "result.json").read_text())
+    values = {figure["name"]: figure["value"] for figure in result["figures"]}
+    assert KEYS | {"modes", "tv", "high_quality"} <= set(values)
+    assert values["heun-18/high_quality"] > 0.97
+    assert values["real/high_quality"] > 0.97
+    done = launch_module("experiments.f_distill.compare", workdirs=tmp_path / "w", out=tmp_path / "ring.png")
+    assert done.returncode == 0, done.stderr
+    assert len(np.unique(picture(tmp_path / "ring.png"))) > 10
+
+
+def test_particles_through_the_launcher(tmp_path):
+    config = RING.replace("smoke", "particles")
+    for mode in ("train", "eval"):
+        done = launch(tmp_path / "w", "--config.train.num_steps=200", config=config, mode=mode)
+        assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "w" / "samples.npz") as arrays:
+        assert arrays["x"].shape == (400, 2)
+
+
+@pytest.mark.parametrize(("name", "variant"), [("digits", "demo"), ("ring8", "demo"), ("ring8", "particles")])
+def test_configurations_build(name, variant):
+    config = importlib.import_module(f"configs.f_distill.{name}").get_config(variant)
+    parts = make_experiment(config)
+    jax.eval_shape(parts.init, jax.random.key(0))
