@@ -14,6 +14,15 @@ from experiments.f_distill import settings
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    demo = {"teacher_run": settings.digits_teacher(), "cpu_devices": 1}
+    demo = {
+        "teacher_run": settings.digits_teacher(),
+        "student_levels": (20.0,),  # forty times the data's deviation
+        "noise.low": 0.02,
+        "noise.high": 20.0,
+        "critic_steps": 2,
+        "train.num_steps": 1200,
+        "train.batch_size": 128,
+        "train.checkpoint_every": 400,
+    }
     smoke = {"teacher_run": settings.smoke_teacher()} | settings.SMOKE
     return settings.variant_of(variant, {"demo": demo, "smoke": smoke}, settings.images())

@@ -50,29 +50,38 @@ _COMMON = {
         },
     },
     "sample": {"n": 100, "batch_size": 500, "ema": "warmup:0.999", "per_file": 10_000, "png": False},
-    "eval": {"n": 1440, "batch_size": 720, "teacher": "heun-18"},
+    "eval": {"n": 1440, "batch_size": 720, "teacher": "heun_churn-18"},
     "solvers": {},  # of the teacher, as in medical_survey; ``eval.teacher`` names the one to compare with
 }
 SOLVERS = {
     f"{name}-{steps}": survey.solver("SDE", survey.EDM, name, "karras", steps)
-    for name, counts in (("heun", (18, 9, 5, 3)), ("dpmpp_2m", (12, 6)))
+    for name, counts in (("heun_churn", (18,)), ("heun", (18, 9, 5, 3)), ("dpmpp_2m", (12, 6)))
     for steps in counts
 }
-# what all of the paper's runs share (table 5 and the code released with it)
-PAPER = {
+# what all of the paper's image runs share (table 5 and the code released with it)
+IMAGES_FULL = {
     "critic_steps": 4,  # every fifth update is the student's
-    "ratio.spacing": "uniform",
-    "train.ema": ("0.9999", "0.99995", "0.9996"),
-    "sample.ema": "0.9999",
+    "gan.dtype": "bfloat16",
+    "train.ema": ("warmup:0.9999", "warmup:0.99995", "warmup:0.9996"),
+    "sample.ema": "warmup:0.9999",
+    "train.batch_size": 512,
     "train.checkpoint_every": 1000,
     "train.log_every": 100,
     "train.optimizer.schedule": "constant",
     "train.optimizer.weight_decay": 1e-2,
     "train.optimizer.beta1": 0.9,
     "train.optimizer.beta2": 0.999,
+    "eval.n": 10_000,
+    "eval.batch_size": 500,
 }
-
-
+# for 25 minutes with a teacher that is short of training too
+SHORT = {
+    "train.num_steps": 1500,
+    "train.batch_size": 256,
+    "train.checkpoint_every": 500,
+    "train.ema": ("warmup:0.999",),
+    "sample.ema": "warmup:0.999",
+}
 # a run of seconds with every part in it
 SMOKE = {
     "train.num_steps": 20,
@@ -80,7 +89,7 @@ SMOKE = {
     "train.log_every": 5,
     "train.checkpoint_every": 10,
     "critic_steps": 2,
-    "solvers": {name: SOLVERS[name] for name in ("heun-18", "heun-3")},
+    "solvers": {name: SOLVERS[name] for name in ("heun_churn-18", "heun-18", "heun-3")},
     "sample.n": 10,
     "sample.batch_size": 20,
     "eval.n": 80,
@@ -90,7 +99,7 @@ SMOKE = {
 }
 PERCEPTRON = {
     "name": "MLP",
-    "width": 384,
+    "width": 256,
     "blocks": 4,
     "dropout": 0.1,
     "time_embedding": "fourier",
@@ -105,7 +114,9 @@ def teacher_run(**changes: Any) -> dict[str, Any]:
 
 def digits_teacher() -> dict[str, Any]:
     """Perceptrons of a digit's pixels: on a CPU ten times faster than a U-Net."""
-    return teacher_run(**{"model": PERCEPTRON, "train.num_steps": 6000, "train.batch_size": 128})
+    train = {"num_steps": 8000, "batch_size": 128, "checkpoint_every": 2000, "log_every": 250}
+    changes = {f"train.{name}": value for name, value in train.items()}
+    return teacher_run(**changes, **{"model": PERCEPTRON, "train.optimizer.learning_rate": 2e-3})
 
 
 def smoke_teacher() -> dict[str, Any]:
@@ -131,6 +142,7 @@ def points() -> ConfigDict:
     config.eval.update({"n": 10_000, "batch_size": 10_000})
     config.sample.update({"n": 10_000, "batch_size": 10_000})
     config.solvers = ConfigDict({name: SOLVERS[name] for name in ("heun-18", "heun-9", "heun-5")})
+    config.eval.teacher = "heun-18"
     return config
 
 
@@ -144,8 +156,8 @@ def images() -> ConfigDict:
     }
     own = {
         "teacher": "",  # the folder of a medical_survey run; "" to train ``teacher_run`` in WORKDIR/teacher
-        "teacher_run": survey.base(),  # its whole configuration
-        "data": dict(defaults.IMAGES),  # what the discriminator takes for real
+        "teacher_run": {},  # its whole configuration, or {} where a teacher must be given
+        "data": dict(defaults.IMAGES),  # what the discriminator takes for real, and such a teacher learns
     }
     config = ConfigDict({**_COMMON, **own})
     config.eval.update(evaluation)

@@ -24,8 +24,11 @@ def find(config: ConfigDict) -> ConfigDict:
 
     Raises ``ValueError`` for a folder that holds no run of ``medical_survey``.
     """
-    if not config.teacher:
-        return prepared(config.teacher_run, config)
+    if not config.teacher and config.teacher_run:
+        own = prepared(config.teacher_run, config)
+        own.data.update(config.data)
+        own.seed = config.seed
+        return own
     checks.require(
         Path(config.teacher).is_dir(), "config.teacher", config.teacher, "the folder of a trained run"
     )
