@@ -13,6 +13,8 @@ from diffax.training.sharding import Rules
 from diffax.training.state import TrainState
 from diffax.training.step import TrainStep
 
+Init = Callable[[Key[Array, ""]], TrainState]
+
 
 class Experiment(NamedTuple):
     """The pure parts of one method under one configuration.
@@ -24,22 +26,22 @@ class Experiment(NamedTuple):
     * ``draw(state, workdir)``: samples as pictures and arrays;
     * ``export(state, workdir)``: what others can use without this program; or None;
     * ``validate(state)``: figures of a checkpoint, by which the best one may be kept; or None;
-    * ``begin(workdir)``: the ``init`` of a run that starts from other runs, which it reads or trains first;
-      ``init`` itself then says shapes alone. Or None;
+    * ``begin(workdir)``: the ``init`` of a run that starts from other runs, which it reads or trains first
+      (None where SIGTERM came before that was done); ``init`` itself then says shapes alone. Or None;
     * ``sharding_rules``: pairs (regular expression on parameter paths, tactic) for a mesh.
 
     On several hosts every process calls all of these in the same order; ``workdir`` is the run's folder on
     the first and a scratch folder on the others, so that what is written needs no care.
     """
 
-    init: Callable[[Key[Array, ""]], TrainState]
+    init: Init
     train_step: TrainStep
     data: Callable[[int, int], DataIterator]
     evaluate: Callable[[TrainState, Path], Mapping[str, Any]]
     draw: Callable[[TrainState, Path], None]
     export: Callable[[TrainState, Path], None] | None = None
     validate: Validate | None = None
-    begin: Callable[[Path], Callable[[Key[Array, ""]], TrainState]] | None = None
+    begin: Callable[[Path], Init | None] | None = None
     sharding_rules: Rules = ()
 
 

@@ -32,8 +32,8 @@ class Options(NamedTuple):
     checkpoint: str = "newest"  # or "best", or a step: what eval and sample look at
 
 
-def train(config: ConfigDict, workdir: str, options: Options | None = None) -> None:
-    """Train, or go on training, to ``config.train.num_steps``."""
+def train(config: ConfigDict, workdir: str, options: Options | None = None) -> bool:
+    """Train, or go on training, to ``config.train.num_steps``; False where SIGTERM came first."""
     options = options or Options()
     path, settings = Path(workdir), config.train
     check_owner(config, path)
@@ -45,6 +45,8 @@ def train(config: ConfigDict, workdir: str, options: Options | None = None) -> N
     progress = Progress(settings.num_steps)
     with output_folder(path) as folder, _open_store(config, path) as store, _closed_after(data):
         init = experiment.begin(path) if experiment.begin else experiment.init
+        if init is None:
+            return False
         writer = MetricsWriter(folder)
         state = run_training(
             partial(init, jax.random.key(config.seed)),
@@ -63,6 +65,7 @@ def train(config: ConfigDict, workdir: str, options: Options | None = None) -> N
         )
         writer.close()
     progress.finish(int(state.step))
+    return int(state.step) >= settings.num_steps
 
 
 def evaluate(config: ConfigDict, workdir: str, options: Options | None = None) -> None:

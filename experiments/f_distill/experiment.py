@@ -1,6 +1,6 @@
 """Composition: a configuration becomes networks, a training step, an evaluation and pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from diffax import checks
 from diffax.io import export_sampler, save_params
 from diffax.training import TrainState, distributed, ema, init_net, make_optimizer
 from experiments import build
-from experiments.base import Experiment
+from experiments.base import Experiment, Init
 from experiments.f_distill import images, points, sampling, swarm
 from experiments.f_distill.method import Method, make_train_step
 from experiments.f_distill.networks import features_of, make_discriminator, make_method
@@ -29,7 +29,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
     averages = {name: ema.parse(name) for name in config.train.ema}
     checks.require_one_of("config.sample.ema", config.sample.ema, ("", *config.train.ema))
 
-    def from_start(start: Start) -> Callable[[Key[Array, ""]], TrainState]:
+    def from_start(start: Start) -> Init:
         return lambda key: make_state(config, target, optimizers, averages, start, key)
 
     def export(state: TrainState, workdir: Path) -> None:
@@ -44,7 +44,10 @@ def make_experiment(config: ConfigDict) -> Experiment:
     def evaluate(state: TrainState, workdir: Path) -> Mapping[str, Any]:
         return target.evaluate(method, state, workdir)
 
-    begin = target.begin
+    def begin(workdir: Path) -> Init | None:
+        start = target.begin(workdir) if target.begin else target.start
+        return from_start(start) if start else None
+
     return Experiment(
         init=from_start(target.start),
         train_step=make_train_step(method, optimizers, averages, config.critic_steps),
@@ -52,7 +55,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
         evaluate=evaluate,
         draw=lambda state, workdir: target.draw(method, state, workdir),
         export=export,
-        begin=(lambda workdir: from_start(begin(workdir))) if begin else None,
+        begin=begin,
         sharding_rules=target.rules,
     )
 

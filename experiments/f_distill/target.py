@@ -34,7 +34,7 @@ class Target(NamedTuple):
     teacher: Look
     score: Look
     start: "Start"
-    begin: "Callable[[Path], Start] | None"
+    begin: "Callable[[Path], Start | None] | None"
     data: Callable[[int, int], DataIterator]
     evaluate: Callable[[Method, TrainState, Path], Mapping[str, Any]]
     draw: Callable[[Method, TrainState, Path], None]

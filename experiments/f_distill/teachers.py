@@ -56,15 +56,19 @@ def make_model(teacher: ConfigDict) -> nn.Module:
     return build.make_model(teacher.model, teacher.data.classes)
 
 
-def begin(config: ConfigDict, teacher: ConfigDict, workdir: Path) -> Callable[[Key[Array, ""]], Params]:
+def begin(
+    config: ConfigDict, teacher: ConfigDict, workdir: Path
+) -> Callable[[Key[Array, ""]], Params] | None:
     """The teacher's averaged parameters, as a function of a key that is not needed.
 
-    Without ``config.teacher`` the teacher is trained in ``WORKDIR/teacher``, or what is missing of its run.
+    Without ``config.teacher`` the teacher is trained in ``WORKDIR/teacher``, or what is missing of its run;
+    None where SIGTERM came before the end of it.
     """
     folder = Path(config.teacher or workdir / "teacher")
     if not config.teacher:
         say(f"the teacher, in {folder}: {teacher.train.num_steps} steps")
-        modes.train(teacher, str(folder))
+        if not modes.train(teacher, str(folder)):
+            return None
         say(f"the student, in {workdir}: {config.train.num_steps} steps")
     _, state = modes.load(teacher, folder)
     found: Any = distributed.gather(state.nets["model"].averaged(teacher.sample.ema))

@@ -20,11 +20,12 @@ from experiments import devices, main, modes
 from experiments.medical_survey import page, pictures
 
 
-def make_report(config: ConfigDict, folder: str) -> Path:
-    """Train where needed, evaluate, and write the page; returns its path."""
+def make_report(config: ConfigDict, folder: str) -> Path | None:
+    """Train where needed, evaluate, and write the page; its path, or None where SIGTERM came first."""
     start = time.monotonic()
     path = Path(folder)
-    modes.train(config, folder)
+    if not modes.train(config, folder):
+        return None
     parts, state = modes.load(config, path)
     found = parts.evaluate(state, path)
     modes.write_figures(config, path, state, found)
@@ -62,7 +63,8 @@ def program(argv: Sequence[str]) -> None:
     """Make the report that the flags name."""
     main.start_jax()
     report = make_report(flags.FLAGS["config"].value, flags.FLAGS["workdir"].value)
-    print(f"wrote {report}")
+    if report is not None:
+        print(f"wrote {report}")
 
 
 if __name__ == "__main__":

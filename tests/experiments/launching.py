@@ -24,10 +24,11 @@ def command(workdir, *flags, config=DDPM, mode="train"):
     return [*base, f"--mode={mode}", *flags]
 
 
-def start(workdir, *flags, prefix=()):
+def start(workdir, *flags, prefix=(), config=DDPM):
     """The launcher in the background, behind another program's arguments; its standard error can be read."""
+    words = [*prefix, *command(workdir, *flags, config=config)]
     return subprocess.Popen(
-        [*prefix, *command(workdir, *flags)], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL,
+        words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

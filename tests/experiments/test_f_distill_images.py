@@ -3,11 +3,13 @@
 import importlib
 import json
 import shutil
+import signal
+import time
 
 import jax
 import numpy as np
 import pytest
-from launching import digests, launch, launch_module
+from launching import digests, launch, launch_module, start
 from PIL import Image
 
 from diffax.io import load_sampler
@@ -67,6 +69,20 @@ def test_a_broken_run_ends_in_the_same_bits(run, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "resuming from the checkpoint at step 10" in done.stderr
     assert digests(again)[20] == digests(run)[20]
+
+
+def test_sigterm_while_the_teacher_trains_leaves_the_student_for_the_next_call(tmp_path):
+    process = start(tmp_path / "w", "--config.teacher_run.train.num_steps=100000", config=CONFIG)
+    deadline = time.monotonic() + 200
+    while not digests(tmp_path / "w" / "teacher") and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=100)[1]
+    assert process.returncode == 0, errors
+    assert max(digests(tmp_path / "w" / "teacher")) < 100_000
+    assert "the student" not in errors
+    assert not digests(tmp_path / "w")
 
 
 def test_another_runs_teacher_is_taken_as_it_is(run, tmp_path):
