@@ -13,7 +13,11 @@ from experiments.f_distill import settings
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    demo = {"train.keep_every": 500}
+    demo = {
+        "train.num_steps": 2400,
+        "train.checkpoint_every": 300,
+        "train.keep_every": 600,
+    }
     smoke = {
         "start.steps": 200,
         "model.width": 16,

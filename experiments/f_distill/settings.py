@@ -131,7 +131,7 @@ def points() -> ConfigDict:
         "objective": "pipeline",  # or "particles": points in place of a generator, all laws exact
         "data": data,
         "model": {"name": "MLP", "width": 128, "blocks": 3, "time_embedding": "fourier", "time_scale": 1.0},
-        "start": {"steps": 20_000, "learning_rate": 1e-3},  # of the network that student and fake start from
+        "start": {"steps": 8000, "learning_rate": 1e-3},  # of the network that student and fake start from
         "particles": {"n": 400, "start_std": 0.3, "step_size": 0.02, "settle": 0.7},
     }
     config = ConfigDict({**_COMMON, **own})
