@@ -30,7 +30,10 @@ def find(config: ConfigDict) -> ConfigDict:
         own.seed = config.seed
         return own
     checks.require(
-        Path(config.teacher).is_dir(), "config.teacher", config.teacher, "the folder of a trained run"
+        bool(config.teacher) and Path(config.teacher).is_dir(),
+        "config.teacher",
+        config.teacher,
+        "the folder of a trained run",
     )
     found = read_config(Path(config.teacher))
     kind = found.get("experiment")

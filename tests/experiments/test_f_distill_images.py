@@ -7,12 +7,14 @@ import signal
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from launching import digests, launch, launch_module, start
 from PIL import Image
 
-from diffax.io import load_sampler
+from diffax.io import load_sampler, write_json
+from experiments.f_distill import settings
 from experiments.registry import make_experiment
 from experiments.workdir import read_config
 
@@ -179,3 +181,41 @@ def test_configurations_build(name, variant):
     config = importlib.import_module(f"configs.f_distill.{name}").get_config(variant)
     parts = make_experiment(config)
     jax.eval_shape(parts.init, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [
+        ("mnist", (28, 28, 1), 10),
+        ("cifar10", (32, 32, 3), 10),
+        ("imagenet64", (64, 64, 3), 10),
+        ("sd15", (64, 64, 4), 0),
+    ],
+)
+def test_published_configurations_are_traced(tmp_path, name, shape, classes):
+    """Teacher, student, critics and a whole step of them: shapes only, nothing is computed."""
+    images, labels = np.zeros((40, *shape), np.uint8), {"label": np.arange(40) % classes} if classes else {}
+    np.savez(tmp_path / "data.npz", image=images, **labels)
+    config = importlib.import_module(f"configs.f_distill.{name}").get_config("full")
+    config.data.source, config.data.holdout = str(tmp_path / "data.npz"), 0.1
+    config.data.size = config.data.channels = 0
+    config.data.data_dir = ""
+    if not config.teacher_run:
+        with pytest.raises(ValueError, match=r"config.teacher: got ''"):
+            make_experiment(config)
+        write_json(tmp_path / "teacher" / "config.json", settings.teacher_run(**{"data.classes": classes}))
+        config.teacher = str(tmp_path / "teacher")
+    parts = make_experiment(config)
+    state = jax.eval_shape(parts.init, jax.random.key(0))
+    rows = config.train.batch_size * config.critic_steps
+    batch = {"image": jax.ShapeDtypeStruct((rows, *shape), jnp.float32)}
+    if classes:
+        batch["label"] = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    after, metrics = jax.eval_shape(parts.train_step, state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert metrics["h_std"].shape == ()
+    assert len(after.nets["student"].ema) == 3
+    heads = after.nets["discriminator"].params
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(heads))
+    logits = sum(part.endswith("_out") for part in heads)
+    assert logits == (len(config.gan.levels) or 4)  # three levels and the middle
