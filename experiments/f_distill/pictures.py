@@ -47,14 +47,12 @@ def draw_pareto(path: Path, found: Mapping[str, Mapping[str, float]], teacher: s
     """A figure of merit against network calls: the student, and the teacher with each solver."""
     pyplot = _pyplot()
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for group, values in found.items():
-        if "nfe" not in values:
-            continue
-        own = group == ""
-        axis.loglog(values["nfe"], values[name], "*" if own else "o", markersize=14 if own else 6)
-        axis.annotate(NAMES.get(group, group), (values["nfe"], values[name]), xytext=(6, 4), fontsize=8,
-                      textcoords="offset points")  # fmt: skip
-    axis.set(xlabel="network calls a sample", ylabel=f"{name} (the student's teacher: {teacher})")
+    drawn = [(group, values) for group, values in found.items() if "nfe" in values]
+    for index, (group, values) in enumerate(drawn):
+        own, at, beside = group == "", (values["nfe"], values[name]), (6, 4 if index % 2 else -9)
+        axis.loglog(*at, "*" if own else "o", markersize=14 if own else 6)
+        axis.annotate(NAMES.get(group, group), at, beside, textcoords="offset points", fontsize=8)
+    axis.set(xlabel="network calls a sample", ylabel=f"{name} (teacher: {teacher})")
     axis.margins(0.2)
     _save(figure, path)
 
