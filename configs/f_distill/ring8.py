@@ -14,9 +14,9 @@ from experiments.f_distill import settings
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
     demo = {
-        "train.num_steps": 2400,
-        "train.checkpoint_every": 300,
-        "train.keep_every": 600,
+        "train.num_steps": 2000,
+        "train.checkpoint_every": 250,
+        "train.keep_every": 500,
     }
     smoke = {
         "start.steps": 200,

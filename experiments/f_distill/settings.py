@@ -17,7 +17,7 @@ _COMMON = {
     "noise": {"low": 0.002, "high": 80.0},  # levels at which laws are compared
     "fake_weighting": {"name": "edm"},  # of the fake score's loss
     # w beside h: "inverse_error" (DMD's, its denominator at least ``floor`` times the noise level), or
-    # "inverse_level" (alpha / sigma; for data of few dimensions)
+    # "inverse_level" (alpha / sigma)
     "weight": {"name": "inverse_error", "floor": 0.0},
     "ratio": {"bound": 10.0, "low": 0.1, "high": 20.0, "bins": 10, "spacing": "uniform", "decay": 0.0},
     "gan": {
@@ -136,7 +136,7 @@ def points() -> ConfigDict:
     }
     config = ConfigDict({**_COMMON, **own})
     config.student_levels, config.noise = (5.0,), ConfigDict({"low": 0.02, "high": 5.0})
-    config.weight.name = "inverse_level"
+    config.weight.floor = 0.5  # in the plane an error may come near 0 by chance
     config.gan.update({"features": "input", "width": 128})
     config.ratio.spacing = "log"
     config.eval.update({"n": 10_000, "batch_size": 10_000})

@@ -14,7 +14,10 @@ from launching import digests, launch, launch_module, start
 from PIL import Image
 
 from diffax.io import load_sampler, write_json
+from diffax.processes import noise_to_signal
 from experiments.f_distill import settings
+from experiments.f_distill.experiment import rebuild
+from experiments.f_distill.sampling import make_generate, start_noise
 from experiments.registry import make_experiment
 from experiments.workdir import read_config
 
@@ -181,6 +184,30 @@ def test_configurations_build(name, variant):
     config = importlib.import_module(f"configs.f_distill.{name}").get_config(variant)
     parts = make_experiment(config)
     jax.eval_shape(parts.init, jax.random.key(0))
+
+
+@pytest.mark.parametrize("framework", ["ddpm_digits", "ncsn_digits", "sde_digits"])
+def test_teachers_of_every_framework(tmp_path, framework):
+    """Other processes, predictions and times than EDM's: the student starts as their estimate."""
+    teacher = importlib.import_module(f"configs.medical_survey.{framework}").get_config("smoke")
+    write_json(tmp_path / "config.json", teacher.to_dict())
+    config = importlib.import_module("configs.f_distill.digits").get_config("smoke")
+    config.teacher, config.student_levels, config.noise.high = str(tmp_path), (6.0, 1.0), 6.0
+    target, made = rebuild(config)
+    levels = noise_to_signal(target.process, made.grid[:-1])
+    np.testing.assert_allclose(levels, [6.0, 1.0], rtol=1e-3)
+    drawn = noise_to_signal(target.process, made.times(jax.random.key(0), target.process, 500))
+    assert 0.002 <= float(drawn.min()) < 0.1
+    assert 5 < float(drawn.max()) <= 6.01
+    state = jax.jit(make_experiment(config).init)(jax.random.key(0))
+    keys, labels = jax.random.split(jax.random.key(1), 3), jnp.zeros(3, jnp.int32)
+    one = made._replace(grid=made.grid[jnp.asarray([0, -1])])
+    found = make_generate(one, target.shape, True)(state.nets["student"].params, keys, labels)
+    x = target.process.sigma(made.grid[0]) * start_noise(keys, target.shape)
+    cond = {"label": labels, "unconditional": labels < 0}
+    expected, _ = jax.jit(target.teacher)(state.frozen["teacher"], x, jnp.full(3, made.grid[0]), cond)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert float(jnp.std(expected)) > 0
 
 
 @pytest.mark.parametrize(
