@@ -19,9 +19,8 @@ from experiments import build
 from experiments.f_distill import pictures, teachers
 from experiments.f_distill.method import Method
 from experiments.f_distill.networks import guided, make_look
-from experiments.f_distill.points import against
 from experiments.f_distill.sampling import Generate, make_generate, make_teacher_generate
-from experiments.f_distill.target import Target
+from experiments.f_distill.target import Target, against
 from experiments.figures import as_figures, as_rows, fastest
 from experiments.medical_survey.experiment import init_params
 from experiments.medical_survey.method import UNCONDITIONAL, make_solver

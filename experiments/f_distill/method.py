@@ -229,42 +229,68 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         critic_key, student_key = jax.random.split(state.step_key())
         parts = split_batch(batch, critic_steps, "critic_steps")
-        old, teacher = state.nets["student"], state.frozen["teacher"]
-
-        def critic_step(nets: tuple[NetState, NetState], inputs: Any) -> tuple[Any, Metrics]:
-            index, part = inputs
-            return update_critics(
-                method, optimizers, nets, old.params, teacher, part, jax.random.fold_in(critic_key, index)
-            )
-
-        nets = (state.nets["fake"], state.nets["discriminator"])
-        # XLA's convolutions are many times slower inside of a loop, on a CPU
-        unroll = critic_steps if jax.default_backend() == "cpu" else 1
-        (fake, discriminator), found = jax.lax.scan(
-            critic_step, nets, (jnp.arange(critic_steps), parts), unroll=unroll
-        )
-        first, critics = (
-            {name: leaf[0] for name, leaf in parts.items()},
-            Critics(fake.params, discriminator.params),
-        )
-        (loss, (metrics, means)), grads = jax.value_and_grad(
-            lambda p: student_objective(
-                method, p, critics, teacher, discriminator.mutable["ratio_means"],
-                first[method.field], condition(first), student_key,
-            ),
-            has_aux=True,
-        )(old.params)  # fmt: skip
-        new = apply_gradients(old, grads, optimizers["student"])
-        new = new.replace(ema=ema.update(new.ema, new.params, averages, state.step))
-        discriminator = discriminator.replace(mutable={"ratio_means": means})
-        norm = optax.global_norm(grads)
-        metrics = metrics | {name: jnp.mean(value) for name, value in found.items()} | {"grad_norm": norm}
-        total = loss + metrics["fake_loss"] + metrics["d_loss"]
-        metrics |= {"loss": total, "finite": jnp.isfinite(total + norm).astype(jnp.float32)}
-        every = {"student": new, "fake": fake, "discriminator": discriminator}
-        return state.replace(step=state.step + 1, nets=every), metrics
+        nets, found = train_critics(method, optimizers, state, parts, critic_key)
+        state = state.replace(nets={**state.nets, **nets})
+        first = {name: leaf[0] for name, leaf in parts.items()}
+        nets, metrics = train_student(method, optimizers["student"], state, first, student_key)
+        student = nets["student"]
+        averaged = ema.update(student.ema, student.params, averages, state.step)
+        nets = {**state.nets, **nets, "student": student.replace(ema=averaged)}
+        total = metrics.pop("loss") + found["fake_loss"] + found["d_loss"]
+        finite = jnp.isfinite(total + metrics["grad_norm"]).astype(jnp.float32)
+        return state.replace(step=state.step + 1, nets=nets), {
+            **metrics, **found, "loss": total, "finite": finite,
+        }  # fmt: skip
 
     return train_step
+
+
+def train_critics(
+    method: Method,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    state: TrainState,
+    parts: Batch,
+    key: Key[Array, ""],
+) -> tuple[dict[str, NetState], Metrics]:
+    """Both critics after a step on each part of a batch, in turn, and the mean metrics."""
+    generator, teacher = state.nets["student"].params, state.frozen["teacher"]
+    count = len(next(iter(parts.values())))
+
+    def one(nets: tuple[NetState, NetState], inputs: Any) -> tuple[Any, Metrics]:
+        index, part = inputs
+        own = jax.random.fold_in(key, index)
+        return update_critics(method, optimizers, nets, generator, teacher, part, own)
+
+    nets = (state.nets["fake"], state.nets["discriminator"])
+    # XLA's convolutions are many times slower inside of a loop, on a CPU
+    unroll = count if jax.default_backend() == "cpu" else 1
+    (fake, discriminator), found = jax.lax.scan(one, nets, (jnp.arange(count), parts), unroll=unroll)
+    means = {name: jnp.mean(value) for name, value in found.items()}
+    return {"fake": fake, "discriminator": discriminator}, means
+
+
+def train_student(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    key: Key[Array, ""],
+) -> tuple[dict[str, NetState], Metrics]:
+    """The student after a step against its critics; the discriminator with the new means of r."""
+    student, fake, discriminator = (state.nets[name] for name in ("student", "fake", "discriminator"))
+
+    def objective(params: Params) -> tuple[Array, tuple[Metrics, Array]]:
+        return student_objective(
+            method, params, Critics(fake.params, discriminator.params), state.frozen["teacher"],
+            discriminator.mutable["ratio_means"], batch[method.field], condition(batch), key,
+        )  # fmt: skip
+
+    (loss, (metrics, means)), grads = jax.value_and_grad(objective, has_aux=True)(student.params)
+    nets = {
+        "student": apply_gradients(student, grads, optimizer),
+        "discriminator": discriminator.replace(mutable={"ratio_means": means}),
+    }
+    return nets, {**metrics, "loss": loss, "grad_norm": optax.global_norm(grads)}
 
 
 def update_critics(

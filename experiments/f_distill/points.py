@@ -1,7 +1,7 @@
 """Eight Gaussians on a ring: the teacher is exact, and every mode can be counted."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from experiments.f_distill import particles, pictures
 from experiments.f_distill.method import Method
 from experiments.f_distill.networks import make_look, make_times
 from experiments.f_distill.sampling import Generate, make_generate, make_teacher_generate
-from experiments.f_distill.target import Target
+from experiments.f_distill.target import Target, against
 from experiments.figures import as_figures, as_rows, fastest
 from experiments.medical_survey.method import make_solver
 
@@ -130,17 +130,6 @@ def evaluate(
     figures = as_figures(found, n_fake=n, n_real=n, seed=config.seed)
     rows = as_rows(found, config.divergence)
     return {"figures": figures, "rows": rows, "notes": {"divergence": config.divergence}}
-
-
-def against(found: Mapping[str, Mapping[str, float]], teacher: str, network: str) -> dict[str, float]:
-    """How the student stands to its teacher, and to the seconds of the network in many steps."""
-    many, own = found[teacher], found[""]
-    seconds = next(name for name in own if name.startswith("seconds_per_"))
-    return {
-        "teacher_frechet": many["frechet"],
-        "teacher_nfe": many["nfe"],
-        "speedup": found[network][seconds] / own[seconds],
-    }
 
 
 def solvers(

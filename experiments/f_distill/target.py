@@ -42,3 +42,14 @@ class Target(NamedTuple):
 
 
 Start = Callable[[Key[Array, ""]], Params]
+
+
+def against(found: Mapping[str, Mapping[str, float]], teacher: str, network: str) -> dict[str, float]:
+    """How the student stands to its teacher, and to the seconds of the network in many steps."""
+    many, own = found[teacher], found[""]
+    seconds = next(name for name in own if name.startswith("seconds_per_"))
+    return {
+        "teacher_frechet": many["frechet"],
+        "teacher_nfe": many["nfe"],
+        "speedup": found[network][seconds] / own[seconds],
+    }
