@@ -1,5 +1,6 @@
 """Pictures: clouds on the ring, teacher beside student, weights h(r), quality against network calls."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,11 @@ def draw_pareto(path: Path, found: Mapping[str, Mapping[str, float]], teacher: s
     """A figure of merit against network calls: the student, and the teacher with each solver."""
     pyplot = _pyplot()
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    drawn = [(group, values) for group, values in found.items() if "nfe" in values]
-    for index, (group, values) in enumerate(drawn):
-        own, at, beside = group == "", (values["nfe"], values[name]), (6, 4 if index % 2 else -9)
+    drawn = sorted((values["nfe"], values[name], group) for group, values in found.items() if "nfe" in values)
+    below: Counter[float] = Counter()  # labels at the same number of calls so far
+    for calls, value, group in drawn:
+        own, at, beside = group == "", (calls, value), (6, 10 * below[calls] - 6)
+        below[calls] += 1
         axis.loglog(*at, "*" if own else "o", markersize=14 if own else 6)
         axis.annotate(NAMES.get(group, group), at, beside, textcoords="offset points", fontsize=8)
     axis.set(xlabel="network calls a sample", ylabel=f"{name} (teacher: {teacher})")

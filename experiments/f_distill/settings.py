@@ -136,6 +136,8 @@ def points() -> ConfigDict:
     }
     config = ConfigDict({**_COMMON, **own})
     config.student_levels, config.noise = (5.0,), ConfigDict({"low": 0.02, "high": 5.0})
+    # slower than images: the masses of modes wander with the rates
+    config.train.critic_rate, config.train.optimizer.learning_rate = 5e-4, 2.5e-4
     config.weight.floor = 0.5  # in the plane an error may come near 0 by chance
     config.gan.update({"features": "input", "width": 128})
     config.ratio.spacing = "log"
