@@ -52,6 +52,10 @@ def make_target(config: ConfigDict) -> Target:
     subject = Subject(config, teacher, shape, labelled)
     wide = config.copy_and_resolve_references()
     wide.train.batch_size *= config.critic_steps  # a batch for every update of the critics
+
+    def start(key: Key[Array, ""]) -> Params:
+        return init_params(model, key, shape)
+
     return Target(
         shape=shape,
         field="image",
@@ -60,8 +64,8 @@ def make_target(config: ConfigDict) -> Target:
         labelled=labelled,
         teacher=look,
         score=look,
-        start=lambda key: init_params(model, key, shape),
-        begin=lambda workdir: teachers.begin(config, teacher, workdir),
+        start=start,
+        begin=lambda workdir: teachers.begin(config, teacher, workdir, start),
         data=lambda index, count: build.make_pipeline(wide, source, index, count),
         evaluate=lambda method, state, workdir: evaluate(subject, method, state, workdir),
         draw=lambda method, state, workdir: draw(subject, method, state, workdir),

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
 from diffax import checks
@@ -14,6 +14,7 @@ from diffax.processes import GaussianProcess
 from diffax.training import distributed
 from diffax.types import ApplyFn, DenoiseFn, Params
 from experiments import build, modes
+from experiments.f_distill.target import Start
 from experiments.medical_survey import method as survey
 from experiments.progress import say
 from experiments.workdir import read_config
@@ -59,13 +60,12 @@ def make_model(teacher: ConfigDict) -> nn.Module:
     return build.make_model(teacher.model, teacher.data.classes)
 
 
-def begin(
-    config: ConfigDict, teacher: ConfigDict, workdir: Path
-) -> Callable[[Key[Array, ""]], Params] | None:
+def begin(config: ConfigDict, teacher: ConfigDict, workdir: Path, start: Start) -> Start | None:
     """The teacher's averaged parameters, as a function of a key that is not needed.
 
     Without ``config.teacher`` the teacher is trained in ``WORKDIR/teacher``, or what is missing of its run;
-    None where SIGTERM came before the end of it.
+    None where SIGTERM came before the end of it. ``start`` makes parameters of the shapes that are wanted.
+    Raises ``ValueError`` where the teacher's are others.
     """
     folder = Path(config.teacher or workdir / "teacher")
     if not config.teacher:
@@ -75,4 +75,7 @@ def begin(
         say(f"the student, in {workdir}: {config.train.num_steps} steps")
     _, state = modes.load(teacher, folder)
     found: Any = distributed.gather(state.nets["model"].averaged(teacher.sample.ema))
-    return lambda key: jax.tree.map(jax.numpy.asarray, found)
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (jax.eval_shape(start, jax.random.key(0)), found)]
+    allowed = f"images shaped as those of {teacher.data.source}, which the teacher learned"
+    checks.require(shapes[0] == shapes[1], "config.data.source", config.data.source, allowed)
+    return lambda key: jax.tree.map(jnp.asarray, found)

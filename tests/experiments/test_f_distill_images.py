@@ -99,6 +99,15 @@ def test_another_runs_teacher_is_taken_as_it_is(run, tmp_path):
     assert digests(tmp_path / "w")[20] == digests(run)[20]
 
 
+def test_a_teacher_of_other_images_is_refused(run, tmp_path):
+    np.savez(tmp_path / "data.npz", image=np.zeros((40, 8, 8, 3), np.uint8), label=np.arange(40) % 10)
+    flags = (f"--config.teacher={run / 'teacher'}", f"--config.data.source={tmp_path / 'data.npz'}")
+    done = launch(tmp_path / "w", *flags, "--config.data.holdout=0.1", config=CONFIG)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: config.data.source")
+    assert not digests(tmp_path / "w")
+
+
 def test_samples(run, tmp_path):
     flags = {"workdir": run, "n": 6, "labels": "3,5", "out": tmp_path / "a" / "s.npz"}
     done = launch_module("experiments.f_distill.sample", **flags)
