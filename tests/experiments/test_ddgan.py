@@ -8,21 +8,18 @@ import numpy as np
 import optax
 import pytest
 from launching import launch
+from stepping import run, same
 
 from configs.ddgan.gaussians25 import get_config
 from diffax.data import MixtureStream
 from diffax.io import CheckpointStore, load_sampler
-from diffax.training import TrainState, ema, init_net, make_mesh, train
+from diffax.training import TrainState, ema, init_net, make_mesh
 from experiments.ddgan import experiment, method, points, sampling
 from experiments.ddgan.networks import make_networks
 from experiments.registry import make_experiment
 
 CONFIG = get_config("smoke")
 STILL = optax.set_to_zero()
-
-
-def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def step_with(generator, discriminator, **changes):
@@ -162,21 +159,13 @@ def test_both_networks_have_their_own_rate():
     np.testing.assert_allclose(updates["discriminator"], -0.1, rtol=1e-4)
 
 
-def run(steps, mesh=None, store=None):
-    parts = make_experiment(CONFIG)
-    init = lambda: parts.init(jax.random.key(0))  # noqa: E731
-    return train(
-        init, parts.train_step, parts.data(0, 1), num_steps=steps, log_every=5, mesh=mesh, checkpoints=store
-    )
-
-
 def test_resuming_is_exact_and_devices_do_not_matter(tmp_path):
-    whole = run(12)
+    whole = run(CONFIG, 12)
     with CheckpointStore(tmp_path) as store:
-        run(5, store=store)
-        resumed = run(12, store=store)
+        run(CONFIG, 5, store=store)
+        resumed = run(CONFIG, 12, store=store)
     assert same(whole.nets, resumed.nets)
-    spread = run(12, mesh=make_mesh(4))
+    spread = run(CONFIG, 12, mesh=make_mesh(4))
     for a, b in zip(jax.tree.leaves(whole.nets), jax.tree.leaves(spread.nets), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from stepping import run, same
 
 from configs.f_distill.ring8 import get_config
 from diffax.data import ring, sample_mixture
@@ -14,7 +15,7 @@ from diffax.io import CheckpointStore
 from diffax.losses.divergences import DIVERGENCES, divergence
 from diffax.models import MLP
 from diffax.processes import EDM, VP
-from diffax.training import TrainState, ema, init_net, make_mesh, train
+from diffax.training import TrainState, ema, init_net, make_mesh
 from experiments.f_distill import experiment, method, networks, sampling
 from experiments.f_distill.method import Critics
 from experiments.registry import make_experiment
@@ -43,10 +44,6 @@ def start():
     target, made = experiment.rebuild(config)
     batch = {"x": jnp.asarray(sample_mixture(ring(), jax.random.key(9), 60))}  # of 2 parts, or 5
     return state, target, made, batch
-
-
-def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def step(start, optimizers, critic_steps=2, **changes):
@@ -258,21 +255,13 @@ def test_errors(changes, message):
         make_experiment(config_with(**changes))
 
 
-def run(steps, mesh=None, store=None):
-    parts = make_experiment(config_with())
-    init = lambda: parts.init(jax.random.key(0))  # noqa: E731
-    return train(
-        init, parts.train_step, parts.data(0, 1), num_steps=steps, log_every=5, mesh=mesh, checkpoints=store
-    )
-
-
 def test_resuming_is_exact_and_devices_do_not_matter(tmp_path):
-    whole = run(8)
+    whole = run(config_with(), 8)
     with CheckpointStore(tmp_path) as store:
-        run(3, store=store)
-        resumed = run(8, store=store)
+        run(config_with(), 3, store=store)
+        resumed = run(config_with(), 8, store=store)
     assert same(whole.nets, resumed.nets)
     assert same(whole.frozen, resumed.frozen)
-    spread = run(8, mesh=make_mesh(4))
+    spread = run(config_with(), 8, mesh=make_mesh(4))
     for a, b in zip(jax.tree.leaves(whole.nets), jax.tree.leaves(spread.nets), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
