@@ -120,8 +120,8 @@ def digits_teacher() -> dict[str, Any]:
 
 
 def smoke_teacher() -> dict[str, Any]:
-    """A tiny U-Net, trained for 20 steps."""
-    return teacher_run(**survey.smoke({}, {}))
+    """A tiny perceptron, trained for 20 steps."""
+    return teacher_run(**survey.smoke({}, {}) | {"model": {**PERCEPTRON, "width": 32, "blocks": 1}})
 
 
 def points() -> ConfigDict:

@@ -223,7 +223,7 @@ def test_teachers_of_every_framework(tmp_path, framework):
     ("name", "shape", "classes"),
     [
         ("mnist", (28, 28, 1), 10),
-        ("cifar10", (32, 32, 3), 10),
+        pytest.param("cifar10", (32, 32, 3), 10, marks=pytest.mark.slow),
         ("imagenet64", (64, 64, 3), 10),
         ("sd15", (64, 64, 4), 0),
     ],
