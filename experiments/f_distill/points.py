@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
-from diffax import bind
+from diffax import bind, checks
 from diffax.data import Mixture, MixtureStream
 from diffax.data import ring as gaussians
 from diffax.data.points import sample_mixture
@@ -42,6 +42,7 @@ _COMPARED = 2000  # samples whose neighbours are looked for
 
 def make_target(config: ConfigDict) -> Target:
     """The ring, its exact denoiser, and a perceptron that learned to denoise it."""
+    checks.require_one_of("config.eval.teacher", config.eval.teacher, config.solvers)
     mixture = gaussians()
     process = EDM(t_min=config.noise.low, t_max=config.noise.high)
     sigma_data = scale_of(mixture)

@@ -248,6 +248,7 @@ def test_guidance_mixes_the_teachers_two_estimates():
         ({"student_levels": (1.0, 2.0)}, "student_levels"),
         ({"sample__ema": "0.5"}, "sample.ema"),
         ({"guidance": 2.0}, "guidance"),
+        ({"eval__teacher": "euler"}, "eval.teacher"),
     ],
 )
 def test_errors(changes, message):
