@@ -78,6 +78,11 @@ def log_snr_uniform() -> TimeSampler:
     return draw
 
 
+def of_level(process: GaussianProcess, level: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """The times at which ``sigma / alpha`` has these values: the inverse of ``noise_to_signal``."""
+    return process.time(-2.0 * jnp.log(level))
+
+
 def discrete(levels: Values) -> TimeSampler:
     """One of the given times, each equally likely: NCSN's fixed noise levels, DDPM's table entries."""
     table = np.asarray(levels, np.float32)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from diffax import checks
 from diffax.denoisers import precondition
+from diffax.guidance import classifier_free
 from diffax.losses import distribution_matching
 from diffax.losses.divergences import divergence
 from diffax.models import FeatureHeads, Perceptron, apply_keeping
@@ -80,10 +81,15 @@ def guided(look: Look, scale: float, labelled: bool) -> Look:
         return look
 
     def both(params: Params, x: Array, t: Array, cond: Cond | None) -> tuple[Array, Features]:
-        conditional, features = look(params, x, t, cond)
-        free = {**(cond or {}), "unconditional": jnp.ones(x.shape[0], bool)}
-        unconditional, _ = look(params, x, t, free)
-        return unconditional + scale * (conditional - unconditional), features
+        kept: dict[str, Array] = {}
+
+        def denoise(x: Array, t: Array, cond: Cond | None) -> Array:
+            x0, found = look(params, x, t, cond)
+            kept.update(found)
+            return x0
+
+        x0 = classifier_free(scale)(denoise)(x, t, cond)
+        return x0, {name: leaf[: len(x)] for name, leaf in kept.items()}  # the conditional half comes first
 
     return both
 
@@ -101,14 +107,14 @@ def make_weight(config: ConfigDict) -> BaseWeight:
 def make_times(process: GaussianProcess, low: float, high: float) -> times.TimeSampler:
     """Levels equally likely in ``level^(1/7)``: the inner 99.6 % of a grid of 1,000, as published."""
     levels = grids.karras(EDM(t_min=low, t_max=high), 999)[2:998]
-    return times.discrete(process.time(-2.0 * jnp.log(levels)))
+    return times.discrete(times.of_level(process, levels))
 
 
 def make_grid(process: GaussianProcess, levels: tuple[float, ...]) -> Array:
     """The student's times: those of its noise levels, then zero."""
     falls = all(a > b > 0 for a, b in zip(levels, (*levels[1:], 0.5 * levels[-1]), strict=True))
     checks.require(falls, "config.student_levels", tuple(levels), "falling positive numbers")
-    grid = process.time(-2.0 * jnp.log(jnp.asarray(levels, jnp.float32)))
+    grid = times.of_level(process, jnp.asarray(levels, jnp.float32))
     grid = jnp.clip(grid, min=process.t_min, max=process.t_max)
     return jnp.concatenate([grid, jnp.full((1,), process.t_zero, grid.dtype)])
 

@@ -55,7 +55,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
         x = np.asarray(state.nets["particles"].params)
         samples.write_npz(workdir / "samples.npz", x=x)
         real = np.asarray(sample_mixture(mixture, jax.random.key(0), len(x)))
-        pictures.draw_points(workdir, {"": x, "real": real})
+        pictures.draw_points(workdir, {"particles": x, "real": real})
 
     def data(index: int, count: int) -> MixtureStream:
         return MixtureStream(

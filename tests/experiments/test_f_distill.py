@@ -149,6 +149,50 @@ class TestFeatures:
                 np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("features", "logit"), [("teacher", 1.0), ("fake", -2.0)])
+def test_the_student_is_judged_by_the_activations_that_the_discriminator_learned(start, features, logit):
+    _, _, made, batch = start
+    made = made._replace(
+        teacher=lambda params, x, t, cond: (x, {"mark": jnp.ones((len(x), 1))}),
+        score=lambda params, x, t, cond: (params * x, {"mark": -2 * jnp.ones((len(x), 1))}),
+        discriminate=lambda params, x, t, found: found["mark"],
+        adversary=made.adversary._replace(features=features),
+    )
+    one = jnp.ones(())
+    critics, key = Critics(one, one), jax.random.key(0)
+    _, (metrics, _) = method.student_objective(
+        made, one, critics, one, jnp.ones(10), batch["x"], None, key
+    )  # fmt: skip
+    assert float(metrics["g_loss"]) == pytest.approx(float(jax.nn.softplus(-logit)), rel=1e-5)
+    _, metrics = method.critics_objective(made, critics, one, batch["x"], batch["x"], None, key)
+    assert float(metrics["d_real"]) == logit
+
+
+def test_the_discriminator_learns_to_say_more_of_real_data(start):
+    _, _, made, _ = start
+    made = made._replace(discriminate=lambda params, x, t, features: params * x[:, :1])
+    real, drawn = 10 * jnp.ones((64, 2)), -10 * jnp.ones((64, 2))
+    params = start[0].frozen["teacher"]
+    loss = lambda p: method.critics_objective(  # noqa: E731
+        made, Critics(params, p), params, drawn, real, None, jax.random.key(0)
+    )[0]
+    assert float(jax.grad(loss)(jnp.zeros(()))) < -5
+
+
+def test_every_update_of_the_critics_sees_noise_of_its_own(start):
+    """On equal parts, with networks that stand still, the mean loss of two is not that of one."""
+    state, _, made, batch = start
+    still = dict.fromkeys(RATES, STILL)
+    nets = {name: init_net(net.params, STILL, {}) for name, net in state.nets.items()}
+    state = TrainState.create(jax.random.key(1), nets, state.frozen)
+    found = []
+    for count in (1, 2):
+        parts = {"x": jnp.stack([batch["x"]] * count)}
+        run_critics = fast_jit(lambda s, p: method.train_critics(made, still, s, p, jax.random.key(2))[1])
+        found.append(float(run_critics(state, parts)["fake_loss"]))
+    assert found[0] != pytest.approx(found[1], rel=1e-3)
+
+
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_every_divergence_takes_whole_steps(start, name):
     _, after, metrics = step(start, RATES, divergence=divergence(name))
