@@ -1,0 +1,1 @@
+"""Inverse problems: classical solvers and posterior samplers."""
