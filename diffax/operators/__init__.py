@@ -12,11 +12,15 @@ from diffax.operators.base import (
     real_images,
     scale,
 )
+from diffax.operators.images import differences, gradient, gradient_norm
 
 __all__ = [
     "LinearOperator",
     "compose",
+    "differences",
     "dot_test",
+    "gradient",
+    "gradient_norm",
     "identity",
     "inner",
     "norm",
