@@ -13,8 +13,8 @@ RUN = {
     "cpu_devices": 1,  # on a CPU, cores (or threads of one) that serve as devices
 }
 IMAGES = {
-    # a name ("digits", "mnist", "cifar10", "stacked_digits", "stacked_mnist"), a folder of images or
-    # volumes, a .npz, .parquet, .nii.gz, or tfds:NAME
+    # a name ("digits", "mnist", "cifar10", "stacked_digits", "stacked_mnist", "torsos"), a folder of
+    # images or volumes, a .npz, .parquet, .nii.gz, or tfds:NAME
     "source": "digits",
     "data_dir": "",  # where the files of a named source are
     "holdout": 0.0,  # share kept for evaluation, of data without splits of its own
@@ -28,6 +28,7 @@ IMAGES = {
     "threads": 0,  # that read ahead
     "workers": 0,  # processes that read ahead
     "flip": False,
+    "volumes": 0,  # torsos that are drawn, of the named source
 }
 CHECKPOINTS = {
     "keep": 2,  # newest checkpoints

@@ -11,6 +11,7 @@ from diffax.data.digits import digits
 from diffax.data.folder import open_folder
 from diffax.data.npz import open_npz
 from diffax.data.parquet import open_parquet, read_parquet
+from diffax.data.phantoms import torsos
 from diffax.data.slices import is_volume, open_volumes
 from diffax.data.source import Source
 from diffax.data.stacked import StackedSource
@@ -45,11 +46,12 @@ _NAMED: dict[str, Callable[..., Source]] = {
     "cifar10": cifar10,
     "stacked_digits": stacked_digits,
     "stacked_mnist": stacked_mnist,
+    "torsos": torsos,
 }
 
 
 def open_source(name_or_path: str | Path, split: str = "train", **options: Any) -> Source:
-    """Open a named source (digits, mnist, cifar10, stacked_*), ``"tfds:NAME"``, a file or a folder.
+    """Open a named source (digits, mnist, cifar10, stacked_*, torsos), ``"tfds:NAME"``, a file or a folder.
 
     Files are .npz, .parquet, .nii, .nii.gz and DICOM; a folder holds Parquet shards, else volumes, else
     images.

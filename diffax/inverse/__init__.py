@@ -1,1 +1,47 @@
-"""Inverse problems: classical solvers and posterior samplers."""
+"""Inverse problems: measurements as problems, classical solvers, posterior denoisers and samplers."""
+
+from diffax.inverse.consistency import ddnm, dds, diffpir, isotropic, pigdm, tweedie_covariance
+from diffax.inverse.linear import Solution, cg, cgls, sirt
+from diffax.inverse.posterior import (
+    dds_volume,
+    diffusion_mbir,
+    dps,
+    red_diff,
+    replacement,
+    sart_step,
+    tv_consistency,
+)
+from diffax.inverse.problem import LinearProblem, normalise, rescale, residual, to_batch, to_images, whiten
+from diffax.inverse.total_variation import admm_sweep, admm_tv, fista_tv, shrink, total_variation
+
+__all__ = [
+    "LinearProblem",
+    "Solution",
+    "admm_sweep",
+    "admm_tv",
+    "cg",
+    "cgls",
+    "ddnm",
+    "dds",
+    "dds_volume",
+    "diffpir",
+    "diffusion_mbir",
+    "dps",
+    "fista_tv",
+    "isotropic",
+    "normalise",
+    "pigdm",
+    "red_diff",
+    "replacement",
+    "rescale",
+    "residual",
+    "sart_step",
+    "shrink",
+    "sirt",
+    "to_batch",
+    "to_images",
+    "total_variation",
+    "tv_consistency",
+    "tweedie_covariance",
+    "whiten",
+]

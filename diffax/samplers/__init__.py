@@ -8,7 +8,7 @@ from diffax.samplers.heun import heun
 from diffax.samplers.inpainting import inpaint
 from diffax.samplers.langevin import annealed_langevin, annealed_step_size, langevin
 from diffax.samplers.likelihood import bits_per_dim, log_likelihood
-from diffax.samplers.loop import SampleOutput, sample
+from diffax.samplers.loop import SampleOutput, SamplerState, advance, begin, sample
 from diffax.samplers.multistep import dpmpp_2m
 from diffax.samplers.ode import integrate, probability_flow
 from diffax.samplers.sde import euler_maruyama
@@ -16,9 +16,12 @@ from diffax.samplers.sde import euler_maruyama
 __all__ = [
     "SampleOutput",
     "Sampler",
+    "SamplerState",
     "StepContext",
+    "advance",
     "annealed_langevin",
     "annealed_step_size",
+    "begin",
     "bits_per_dim",
     "chain",
     "compile",

@@ -1,6 +1,6 @@
 """One scan drives every sampler."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,6 +21,14 @@ class SampleOutput(NamedTuple):
     x: Float[Array, "b ..."]
     path: Float[Array, "b points ..."] | None
     nfe: Int[Array, ""]
+
+
+class SamplerState(NamedTuple):
+    """Between two steps: samples ``x``, what the sampler remembers, and how many steps are done."""
+
+    x: Float[Array, "b ..."]
+    carry: Carry
+    index: Int[Array, ""]
 
 
 def sample(
@@ -51,29 +59,80 @@ def sample(
 
     Wrap it in ``jax.jit`` (or :func:`compile`) for repeated use: a bare call traces each time.
     """
+    state = begin(keys, process, sampler, grid, shape=shape, x_init=x_init)
+    grid, start = jnp.asarray(grid), state.x
+    advance_one = _stepper(keys, denoise, process, sampler, grid, cond)
+
+    def body(state: SamplerState, _: None) -> tuple[SamplerState, Array | None]:
+        after = advance_one(state)
+        return after, (after.x if return_path else None)
+
+    state, path = jax.lax.scan(body, state, None, length=grid.shape[0] - 1)
+    if path is not None:
+        path = jnp.moveaxis(jnp.concatenate([start[None], path]), 0, 1)
+    return SampleOutput(state.x, path, sampler.nfe(process, grid, state.carry))
+
+
+def begin(
+    keys: Keys,
+    process: GaussianProcess,
+    sampler: Sampler,
+    grid: Float[Array, "points"],
+    *,
+    shape: Sequence[int] | None = None,
+    x_init: Float[Array, "b ..."] | None = None,
+) -> SamplerState:
+    """The state before the first step; arguments and errors as in :func:`sample`."""
     grids.validate(process, grid)
     x = _start(keys, process, shape, x_init)
-    grid = jnp.asarray(grid)
-    batch, n_steps = x.shape[0], grid.shape[0] - 1
+    return SamplerState(x, sampler.init(x), jnp.zeros((), jnp.int32))
+
+
+def advance(
+    keys: Keys,
+    denoise: DenoiseFn,
+    process: GaussianProcess,
+    sampler: Sampler,
+    grid: Float[Array, "points"],
+    state: SamplerState,
+    n_steps: int,
+    *,
+    cond: Cond | None = None,
+) -> SamplerState:
+    """``n_steps`` more steps of :func:`sample`, for long work that is to be saved on the way.
+
+    However a grid is cut into calls, the end is that of one call of ``sample``. Raises ``ValueError`` for
+    more steps than the grid has left (where that can be read).
+    """
+    if checks.is_concrete(state.index):
+        left = len(grid) - 1 - int(state.index)
+        checks.require(0 <= n_steps <= left, "n_steps", n_steps, f"an integer in [0, {left}]")
+    step = _stepper(keys, denoise, process, sampler, jnp.asarray(grid), cond)
+    return jax.lax.fori_loop(0, n_steps, lambda _, state: step(state), state)
+
+
+def _stepper(
+    keys: Keys,
+    denoise: DenoiseFn,
+    process: GaussianProcess,
+    sampler: Sampler,
+    grid: Float[Array, "points"],
+    cond: Cond | None,
+) -> Callable[[SamplerState], SamplerState]:
+    """One step of the grid, from wherever the state is on it."""
 
     def estimate(x: Array, t: Array, extra: Cond | None = None) -> Array:
         whole = cond if extra is None else {**(cond or {}), **extra}
-        return denoise(x, jnp.broadcast_to(t, (batch,)), whole)
+        return denoise(x, jnp.broadcast_to(t, (x.shape[0],)), whole)
 
-    def body(
-        state: tuple[Array, Carry], step: tuple[Array, Array, Array]
-    ) -> tuple[tuple[Array, Carry], Array | None]:
-        (x, carry), (index, t, s) = state, step
-        context = StepContext(estimate, process, fold_keys(keys, index), t, s, n_steps)
+    def step(state: SamplerState) -> SamplerState:
+        x, carry, index = state
+        t, s = grid[index], grid[index + 1]
+        context = StepContext(estimate, process, fold_keys(keys, index), t, s, grid.shape[0] - 1)
         x_next, carry = sampler.step(context, x, carry)
-        x_next = x_next.astype(x.dtype)
-        return (x_next, carry), (x_next if return_path else None)
+        return SamplerState(x_next.astype(x.dtype), carry, index + 1)
 
-    steps = (jnp.arange(n_steps), grid[:-1], grid[1:])
-    (last, carry), path = jax.lax.scan(body, (x, sampler.init(x)), steps)
-    if path is not None:
-        path = jnp.moveaxis(jnp.concatenate([x[None], path]), 0, 1)
-    return SampleOutput(last, path, sampler.nfe(process, grid, carry))
+    return step
 
 
 def _start(
