@@ -12,15 +12,18 @@ from diffax.operators.base import (
     real_images,
     scale,
 )
+from diffax.operators.tomography import ParallelBeam, parallel_beam
 
 __all__ = [
     "LinearOperator",
+    "ParallelBeam",
     "compose",
     "dot_test",
     "identity",
     "inner",
     "norm",
     "operator_norm",
+    "parallel_beam",
     "random_like",
     "real_images",
     "scale",
