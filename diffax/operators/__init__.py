@@ -13,9 +13,11 @@ from diffax.operators.base import (
     scale,
 )
 from diffax.operators.images import differences, gradient, gradient_norm
+from diffax.operators.tomography import ParallelBeam, parallel_beam
 
 __all__ = [
     "LinearOperator",
+    "ParallelBeam",
     "compose",
     "differences",
     "dot_test",
@@ -25,6 +27,7 @@ __all__ = [
     "inner",
     "norm",
     "operator_norm",
+    "parallel_beam",
     "random_like",
     "real_images",
     "scale",
