@@ -12,17 +12,29 @@ from diffax.operators.base import (
     real_images,
     scale,
 )
-from diffax.operators.images import differences, gradient, gradient_norm
+from diffax.operators.images import (
+    blur,
+    differences,
+    downsample,
+    gaussian_kernel,
+    gradient,
+    gradient_norm,
+    masked,
+)
 
 __all__ = [
     "LinearOperator",
+    "blur",
     "compose",
     "differences",
     "dot_test",
+    "downsample",
+    "gaussian_kernel",
     "gradient",
     "gradient_norm",
     "identity",
     "inner",
+    "masked",
     "norm",
     "operator_norm",
     "random_like",
