@@ -21,10 +21,14 @@ from diffax.operators.images import (
     gradient_norm,
     masked,
 )
+from diffax.operators.mri import birdcage_maps, cartesian_mask, cartesian_mri, true_acceleration
 
 __all__ = [
     "LinearOperator",
+    "birdcage_maps",
     "blur",
+    "cartesian_mask",
+    "cartesian_mri",
     "compose",
     "differences",
     "dot_test",
@@ -40,4 +44,5 @@ __all__ = [
     "random_like",
     "real_images",
     "scale",
+    "true_acceleration",
 ]
