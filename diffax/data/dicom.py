@@ -148,11 +148,19 @@ def _check_header(name: str, header: Any) -> None:
     for tag, length in lengths.items():
         value = header.get(tag)
         require(value is not None, f"{name}: {tag}", None, "present: without it the slice has no place")
-        numbers = np.asarray(value, np.float64)
+        numbers = _numbers(value)
         valid = numbers.size == (length or 1) and bool(np.isfinite(numbers).all())
         require(valid, f"{name}: {tag}", str(value), f"{length or 1} finite number(s)")
     positive = bool(min(*map(float, header.PixelSpacing), header.Rows, header.Columns) > 0)
     require(positive, f"{name}: PixelSpacing", [float(v) for v in header.PixelSpacing], "positive, in mm")
+
+
+def _numbers(value: Any) -> Float64[np.ndarray, "..."]:
+    """Numbers of an element, or nan where it holds none: pydicom keeps text that it cannot convert."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return np.array(np.nan)
 
 
 def _check_equal(headers: list[tuple[Path, Any]]) -> None:

@@ -121,9 +121,9 @@ def write_dicom(
     free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
     require(free, "folder", str(folder), "one that does not exist yet, or is empty")
     for name, text, most in (("description", description, 64), ("derivation", derivation or "", 1024)):
-        require(
-            len(text) <= most and "\\" not in text, name, text, f"{most} characters at most, no backslash"
-        )
+        plain = text.isascii() and text.isprintable() and "\\" not in text
+        allowed = f"at most {most} characters of ASCII in one line, no backslash"
+        require(plain and len(text) <= most, name, text, allowed)
     _require_finite(volume)
     require_straight(volume, "volume")
     common, axes = _common(template, series, modality)
