@@ -226,8 +226,11 @@ def _quantise(array: Float32[np.ndarray, "x y z"], data: Any) -> Int16[np.ndarra
         slope, intercept = 1.0, 0.0
     data.RescaleSlope, data.RescaleIntercept = _decimal(slope or 1.0), _decimal(intercept)
     data.RescaleType = "HU" if data.Modality == "CT" else "US"
-    stored = np.rint((array - np.float64(data.RescaleIntercept)) / np.float64(data.RescaleSlope))
-    return stored.astype(np.int16)
+    stored = np.empty(array.shape, np.int16)
+    for k in range(array.shape[2]):  # in double precision, without a volume of it
+        exact = (array[:, :, k] - np.float64(data.RescaleIntercept)) / np.float64(data.RescaleSlope)
+        stored[:, :, k] = np.rint(exact)
+    return stored
 
 
 def _decimal(value: float) -> Any:

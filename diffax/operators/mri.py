@@ -24,7 +24,7 @@ from diffax.operators.images import mask_table
 
 _WIDTH = 15 / 128  # of the number of lines: the deviation of the "gaussian" kinds
 _SPARSER = 4.0  # the distance of "poisson2d" grows by so many times its least from the centre to an edge
-_HALVINGS = 16  # of the interval where its least distance is sought
+_HALVINGS = 10  # of the interval where its least distance is sought
 
 
 def cartesian_mri(
@@ -168,7 +168,7 @@ def _equispaced(free: Bool[np.ndarray, "..."], n: int, rng: np.random.Generator)
 def _poisson(free: Bool[np.ndarray, "..."], n: int, rng: np.random.Generator) -> Bool[np.ndarray, "free"]:
     """The widest distances that leave enough places, less a random few of them."""
     order = rng.permutation(np.flatnonzero(free))
-    low, high = 0.0, float(max(free.shape))
+    low, high = 0.0, 2 * math.sqrt(free.size / max(n, 1))  # discs of this radius cannot be so many
     best = free
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
