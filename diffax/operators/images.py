@@ -96,7 +96,10 @@ def masked(
 
 
 def blur(
-    kernel: Float[Array | np.ndarray, "h w"], shape: Sequence[int], boundary: str = "circular"
+    kernel: Float[Array | np.ndarray, "h w"],
+    shape: Sequence[int],
+    boundary: str = "circular",
+    dtype: Any = jnp.float32,
 ) -> LinearOperator:
     r"""Convolution of each slice: ``y[i, j] = sum_{k, l} kernel[k, l] x[i - k + h // 2, j - l + w // 2]``.
 
@@ -106,21 +109,23 @@ def blur(
       boundary: what lies outside. "circular": the other side (by FFT; the kernel must not be larger than
         the image); "zero": nothing (by direct convolution, for small kernels).
 
-    The norm is at most ``sum |kernel|``. Raises ``ValueError`` for another boundary or too large a kernel.
+    The norm is at most ``sum |kernel|``. Raises ``ValueError`` for another boundary, too large a kernel, and
+    complex types.
     """
     rows, columns, _ = shape = _image_shape(shape)
     require_one_of("boundary", boundary, ("circular", "zero"))
-    kernel = jnp.asarray(kernel, jnp.float32)
+    require(jnp.issubdtype(dtype, jnp.floating), "dtype", jnp.dtype(dtype).name, "a real floating type")
+    kernel = jnp.asarray(kernel, dtype)
     if boundary == "zero":
         direct, back = (jax.tree_util.Partial(function, kernel) for function in (_convolve, _correlate))
-        return LinearOperator(direct, back, shape, shape)
+        return LinearOperator(direct, back, shape, shape, dtype)
     fits = kernel.shape[0] <= rows and kernel.shape[1] <= columns
     require(fits, "kernel: shape", kernel.shape, f"at most {shape[:2]} with a circular boundary")
     height, width = kernel.shape
     spread = jnp.pad(kernel, ((0, rows - height), (0, columns - width)))
     transfer = jnp.fft.rfft2(jnp.roll(spread, (-(height // 2), -(width // 2)), (0, 1)))[..., None]
     forward, adjoint = (jax.tree_util.Partial(_filter, table) for table in (transfer, transfer.conj()))
-    return LinearOperator(forward, adjoint, shape, shape)
+    return LinearOperator(forward, adjoint, shape, shape, dtype)
 
 
 def downsample(factor: int, shape: Sequence[int], dtype: Any = jnp.float32) -> LinearOperator:

@@ -161,6 +161,8 @@ def test_blur_dot_test_and_refusals():
         blur(kernel, (9, 8, 3), "reflect")
     with pytest.raises(ValueError, match=r"kernel: shape: got \(7, 7\), allowed: at most \(9, 6\)"):
         blur(kernel, (9, 6, 3))
+    with pytest.raises(ValueError, match="dtype: got 'complex64', allowed: a real floating type"):
+        blur(kernel, (9, 8, 3), "zero", jnp.complex64)
 
 
 def test_gaussian_kernel():
@@ -202,3 +204,17 @@ def test_derivatives_go_through_the_adjoint(boundary):
     x, y = jnp.ones((6, 8, 2)), jnp.full((3, 4, 2), 0.3)
     got = jax.grad(lambda x: 0.5 * ((operator(x) - y) ** 2).sum())(x)
     np.testing.assert_allclose(got, operator.adjoint(operator(x) - y), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("float64")
+def test_adjoints_in_double_precision():
+    shape = (6, 8, 2)
+    for operator in (
+        gradient(shape, dtype=jnp.float64),
+        blur(gaussian_kernel(0.5), shape, "circular", jnp.float64),
+        blur(gaussian_kernel(0.5), shape, "zero", jnp.float64),
+        downsample(2, shape, jnp.float64),
+    ):
+        forward, adjoint = matrices(operator)
+        assert forward.dtype == jnp.float64
+        np.testing.assert_allclose(adjoint, forward.T, atol=1e-14)
