@@ -36,7 +36,17 @@ DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 def open_source(config: Mapping[str, Any], split: str) -> data.Source:
     """``config.data``: a name or a path, and those of its options that are not empty or zero."""
-    names = ("data_dir", "holdout", "size", "channels", "axis", "field_mm", "min_content", "preload", "volumes")
+    names = (
+        "data_dir",
+        "holdout",
+        "size",
+        "channels",
+        "axis",
+        "field_mm",
+        "min_content",
+        "preload",
+        "volumes",
+    )
     options = {name: config[name] for name in names if config.get(name)}
     if config["value_range"]:
         bounds = tuple(float(value) for value in config["value_range"])

@@ -62,6 +62,16 @@ def dicom_geometry(path: str | Path, *, series: str | None = None) -> Geometry:
     return canonical_geometry(shape, affine)
 
 
+def stored_slices(path: str | Path, *, series: str | None = None) -> tuple[list[Path], Geometry]:
+    """The files of a series in order of place, and shape and affine on its *own* axes, from the headers.
+
+    The axes are (columns, rows, slices), not those of :class:`Volume`; places are in RAS+ millimetres.
+    Slices advance along the cross product of the row and the column direction. Raises as ``read_dicom``.
+    """
+    files, shape, affine = _layout(Path(path), series)
+    return files, Geometry(shape, affine)
+
+
 def _layout(
     path: Path, series: str | None
 ) -> tuple[list[Path], tuple[int, int, int], Float64[np.ndarray, "4 4"]]:
@@ -101,9 +111,15 @@ def _headers(path: Path) -> list[tuple[Path, Any]]:
 def _read(file: Path, tags: Sequence[str], pixels: bool) -> Any:
     pydicom = optional_import("pydicom", "medical")
     try:
-        return pydicom.dcmread(file, specific_tags=list(tags), stop_before_pixels=not pixels)
+        data = pydicom.dcmread(file, specific_tags=list(tags), stop_before_pixels=not pixels)
+        list(data)  # values are decoded now, not where they are used: broken ones are found here
     except Exception as error:
-        raise ValueError(f"{file}: got {error!s}, allowed: a whole DICOM file") from error
+        raise ValueError(f"{file}: got {_one_line(error)}, allowed: a whole DICOM file") from error
+    return data
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _choose(name: str, headers: list[tuple[Path, Any]], series: str | None) -> list[tuple[Path, Any]]:
@@ -132,11 +148,19 @@ def _check_header(name: str, header: Any) -> None:
     for tag, length in lengths.items():
         value = header.get(tag)
         require(value is not None, f"{name}: {tag}", None, "present: without it the slice has no place")
-        numbers = np.asarray(value, np.float64)
+        numbers = _numbers(value)
         valid = numbers.size == (length or 1) and bool(np.isfinite(numbers).all())
         require(valid, f"{name}: {tag}", str(value), f"{length or 1} finite number(s)")
     positive = bool(min(*map(float, header.PixelSpacing), header.Rows, header.Columns) > 0)
     require(positive, f"{name}: PixelSpacing", [float(v) for v in header.PixelSpacing], "positive, in mm")
+
+
+def _numbers(value: Any) -> Float64[np.ndarray, "..."]:
+    """Numbers of an element, or nan where it holds none: pydicom keeps text that it cannot convert."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return np.array(np.nan)
 
 
 def _check_equal(headers: list[tuple[Path, Any]]) -> None:
@@ -196,4 +220,6 @@ def _pixels(file: Path) -> np.ndarray:
     try:
         return np.asarray(apply(data.pixel_array, data), np.float32)
     except Exception as error:  # decoders and absent plugins raise many kinds
-        raise ValueError(f"{file}: got {error!s}, allowed: pixels that pydicom can decode") from error
+        raise ValueError(
+            f"{file}: got {_one_line(error)}, allowed: pixels that pydicom can decode"
+        ) from error

@@ -8,7 +8,6 @@ units, so what reads CT reads these.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32
 
 from diffax.checks import require, require_one_of
 from diffax.data.ranges import to_unit_range

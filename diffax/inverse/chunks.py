@@ -30,7 +30,9 @@ def in_chunks(size: int, mesh: Mesh | None = None) -> DenoiseTransform:
             if mesh is None or devices == 1:
                 return local(*filled)[: x.shape[0]]
             rows = PartitionSpec(mesh.axis_names)
-            run = jax.shard_map(local, mesh=mesh, in_specs=(rows, rows, rows), out_specs=rows, check_vma=False)
+            run = jax.shard_map(
+                local, mesh=mesh, in_specs=(rows, rows, rows), out_specs=rows, check_vma=False
+            )
             return run(*filled)[: x.shape[0]]
 
         return chunked

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from diffax.checks import require_number
-from diffax.inverse.linear import cg, cgls
+from diffax.inverse.linear import cg
 from diffax.inverse.problem import LinearProblem, residual, to_batch, to_images
 from diffax.processes import GaussianProcess, per_sample
 from diffax.types import Cond, DenoiseFn, DenoiseTransform, Scalar

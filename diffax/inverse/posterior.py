@@ -14,7 +14,7 @@ from diffax.checks import require, require_number
 from diffax.inverse.linear import cgls
 from diffax.inverse.problem import LinearProblem, residual, to_batch, to_images
 from diffax.inverse.total_variation import Split, admm_sweep, split_of
-from diffax.operators import LinearOperator, gradient
+from diffax.operators import gradient
 from diffax.processes import GaussianProcess
 from diffax.samplers import Sampler, StepContext, chain, ddim, ddpm, langevin, memoryless
 from diffax.samplers.base import Carry

@@ -11,6 +11,14 @@ from diffax.io.files import write_atomically, write_json, write_text
 from diffax.io.images import save_png, tile, to_uint8
 from diffax.io.metrics import MetricsWriter, read_metrics
 from diffax.io.samples import in_batches, write_samples
+from diffax.io.volumes import (
+    read_volume,
+    require_square_pixels,
+    require_straight,
+    tilt_of,
+    write_dicom,
+    write_nifti,
+)
 from diffax.io.weights import load_params, read_tensors, save_params
 
 __all__ = [
@@ -27,16 +35,22 @@ __all__ = [
     "load_sampler",
     "read_metrics",
     "read_tensors",
+    "read_volume",
+    "require_square_pixels",
+    "require_straight",
     "sampling_function",
     "save_diffusers",
     "save_params",
     "save_png",
     "seed_keys",
     "tile",
+    "tilt_of",
     "to_diffusers",
     "to_uint8",
     "write_atomically",
+    "write_dicom",
     "write_json",
+    "write_nifti",
     "write_samples",
     "write_text",
 ]

@@ -18,17 +18,38 @@ from diffax.operators.tomography import ParallelBeam, parallel_beam
 __all__ = [
     "LinearOperator",
     "ParallelBeam",
+from diffax.operators.images import (
+    blur,
+    differences,
+    downsample,
+    gaussian_kernel,
+    gradient,
+    gradient_norm,
+    masked,
+)
+from diffax.operators.mri import birdcage_maps, cartesian_mask, cartesian_mri, true_acceleration
+
+__all__ = [
+    "LinearOperator",
+    "birdcage_maps",
+    "blur",
+    "cartesian_mask",
+    "cartesian_mri",
     "compose",
     "differences",
     "dot_test",
+    "downsample",
+    "gaussian_kernel",
     "gradient",
     "gradient_norm",
     "identity",
     "inner",
+    "masked",
     "norm",
     "operator_norm",
     "parallel_beam",
     "random_like",
     "real_images",
     "scale",
+    "true_acceleration",
 ]

@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Float, Shaped
 
-from diffax.checks import require, require_one_of
+from diffax.checks import is_concrete, require, require_one_of
 from diffax.operators.base import LinearOperator
 
 _AXES = {"y": 0, "x": 1, "z": 2}
@@ -80,6 +81,131 @@ def _gradient_adjoint(y: Array, axes: tuple[int, ...]) -> Array:
 def _padded(x: Array, axis: int, before: int, after: int) -> Array:
     widths = [(before, after, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), widths)
+
+
+def masked(
+    mask: Shaped[Array | np.ndarray, "..."], shape: Sequence[int], dtype: Any = jnp.float32
+) -> LinearOperator:
+    r"""``x -> mask x``: pixels that are not seen become 0 (inpainting); its own adjoint, norm 1.
+
+    ``mask`` is (rows, columns) or (rows, columns, slices), booleans or 0 and 1, true where a pixel is seen.
+    Raises ``ValueError`` for another shape or other numbers.
+    """
+    keep = jax.tree_util.Partial(_masked, mask_table(mask, shape))
+    return LinearOperator(keep, keep, shape, shape, dtype)
+
+
+def blur(
+    kernel: Float[Array | np.ndarray, "h w"],
+    shape: Sequence[int],
+    boundary: str = "circular",
+    dtype: Any = jnp.float32,
+) -> LinearOperator:
+    r"""Convolution of each slice: ``y[i, j] = sum_{k, l} kernel[k, l] x[i - k + h // 2, j - l + w // 2]``.
+
+    Args:
+      kernel: real, (h, w); its centre is at ``(h // 2, w // 2)``. :func:`gaussian_kernel` makes one.
+      shape: (rows, columns, slices) of real images and of the result.
+      boundary: what lies outside. "circular": the other side (by FFT; the kernel must not be larger than
+        the image); "zero": nothing (by direct convolution, for small kernels).
+
+    The norm is at most ``sum |kernel|``. Raises ``ValueError`` for another boundary, too large a kernel, and
+    complex types.
+    """
+    rows, columns, _ = shape = _image_shape(shape)
+    require_one_of("boundary", boundary, ("circular", "zero"))
+    require(jnp.issubdtype(dtype, jnp.floating), "dtype", jnp.dtype(dtype).name, "a real floating type")
+    kernel = jnp.asarray(kernel, dtype)
+    if boundary == "zero":
+        direct, back = (jax.tree_util.Partial(function, kernel) for function in (_convolve, _correlate))
+        return LinearOperator(direct, back, shape, shape, dtype)
+    fits = kernel.shape[0] <= rows and kernel.shape[1] <= columns
+    require(fits, "kernel: shape", kernel.shape, f"at most {shape[:2]} with a circular boundary")
+    height, width = kernel.shape
+    spread = jnp.pad(kernel, ((0, rows - height), (0, columns - width)))
+    transfer = jnp.fft.rfft2(jnp.roll(spread, (-(height // 2), -(width // 2)), (0, 1)))[..., None]
+    forward, adjoint = (jax.tree_util.Partial(_filter, table) for table in (transfer, transfer.conj()))
+    return LinearOperator(forward, adjoint, shape, shape, dtype)
+
+
+def downsample(factor: int, shape: Sequence[int], dtype: Any = jnp.float32) -> LinearOperator:
+    r"""Means of squares of ``factor x factor`` pixels: (rows, columns, slices) -> rows and columns / factor.
+
+    The adjoint repeats each value over its square, divided by ``factor^2``; ``A A^H = 1 / factor^2``, so
+    the norm is ``1 / factor``. Raises ``ValueError`` unless the factor divides rows and columns.
+    """
+    rows, columns, slices = shape = _image_shape(shape)
+    divides = factor >= 1 and rows % factor == columns % factor == 0
+    require(divides, "factor", factor, f"a divisor of rows and columns of {shape}")
+    forward, adjoint = (_once(function, factor=factor) for function in (_pool, _spread))
+    small = (rows // factor, columns // factor, slices)
+    return LinearOperator(forward, adjoint, shape, small, dtype)
+
+
+def gaussian_kernel(sigma: float, size: int | None = None) -> Float[np.ndarray, "size size"]:
+    r"""``exp(-(i^2 + j^2) / 2 sigma^2)`` on ``size x size`` pixels about the middle, with sum 1.
+
+    ``sigma`` in pixels. ``size`` is odd; None reaches to 3 sigma. Raises ``ValueError`` for others.
+    """
+    require(sigma > 0, "sigma", sigma, "above 0, in pixels")
+    size = 2 * math.ceil(3 * sigma) + 1 if size is None else size
+    require(size >= 1 and size % 2 == 1, "size", size, "an odd number of pixels")
+    profile = np.exp(-0.5 * ((np.arange(size) - size // 2) / sigma) ** 2)
+    kernel = np.outer(profile, profile)
+    return (kernel / kernel.sum()).astype(np.float32)
+
+
+def mask_table(
+    mask: Shaped[Array | np.ndarray, "..."], shape: Sequence[int]
+) -> Float[Array, "rows columns slices"]:
+    """A mask of (rows, columns) or (rows, columns, slices) as ones and zeros, checked against ``shape``.
+
+    The last axis of the result has length one where the mask is the same for all slices.
+    """
+    rows, columns, slices = _image_shape(shape)
+    allowed = f"{(rows, columns)} or {(rows, columns, slices)}, as the images"
+    require(mask.shape in ((rows, columns), (rows, columns, slices)), "mask: shape", mask.shape, allowed)
+    if is_concrete(mask):
+        found = np.unique(np.asarray(mask))[:5]
+        require(set(found.tolist()) <= {0, 1}, "mask", found.tolist(), "booleans, or 0 and 1")
+    table = jnp.asarray(mask, jnp.float32)
+    return table if table.ndim == 3 else table[..., None]
+
+
+def _masked(mask: Array, x: Array) -> Array:
+    return mask.astype(x.dtype) * x
+
+
+def _filter(transfer: Array, x: Array) -> Array:
+    return jnp.fft.irfft2(transfer * jnp.fft.rfft2(x, axes=(0, 1)), s=x.shape[:2], axes=(0, 1))
+
+
+def _convolve(kernel: Array, x: Array) -> Array:
+    return _slide(kernel[::-1, ::-1], [(n - 1 - n // 2, n // 2) for n in kernel.shape], x)
+
+
+def _correlate(kernel: Array, y: Array) -> Array:
+    return _slide(kernel, [(n // 2, n - 1 - n // 2) for n in kernel.shape], y)
+
+
+def _slide(kernel: Array, widths: list[tuple[int, int]], x: Array) -> Array:
+    """Correlation of each slice; at full precision, where accelerators would round to 10 bits."""
+    layout = ("HWNC", "HWIO", "HWNC")
+    window, images = kernel[:, :, None, None].astype(x.dtype), x[..., None]
+    return jax.lax.conv_general_dilated(
+        images, window, (1, 1), widths, dimension_numbers=layout, precision=jax.lax.Precision.HIGHEST
+    )[..., 0]
+
+
+def _pool(x: Array, factor: int) -> Array:
+    rows, columns, slices = x.shape
+    return x.reshape(rows // factor, factor, columns // factor, factor, slices).mean((1, 3))
+
+
+def _spread(y: Array, factor: int) -> Array:
+    rows, columns, slices = y.shape
+    apart = jnp.broadcast_to(y[:, None, :, None], (rows, factor, columns, factor, slices))
+    return apart.reshape(rows * factor, columns * factor, slices) / factor**2
 
 
 @functools.cache

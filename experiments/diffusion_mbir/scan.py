@@ -51,12 +51,14 @@ class Scan:
         checks.require(low < high, "scan: value_range", self.value_range, "(low, high) with low < high")
         checks.require(self.noise_std >= 0, "scan: noise_std", self.noise_std, "a number >= 0")
         expected = self.operator().out_shape
-        checks.require(self.y.shape == expected, "scan: shape of y", self.y.shape, f"{expected}, as its geometry says")
+        checks.require(
+            self.y.shape == expected, "scan: shape of y", self.y.shape, f"{expected}, as its geometry says"
+        )
         checks.require(bool(np.isfinite(self.y).all()), "scan: y", "nan or inf", "finite values")
 
     @property
     def modality(self) -> str:
-        """"ct" or "mr"."""
+        """ "ct" or "mr"."""
         return MODALITIES[self.task]
 
     def operator(self) -> LinearOperator:
@@ -136,7 +138,13 @@ def simulate(
         checks.require(views >= 1, "--views", views, "an integer >= 1")
         angles, detectors = np.deg2rad(np.arange(views) * arc / views), int(np.ceil(np.hypot(rows, columns)))
     blank = Scan.__new__(Scan)
-    for name, value in {"task": task, "shape": images.shape, "angles": angles, "detectors": detectors, "mask": mask}.items():
+    for name, value in {
+        "task": task,
+        "shape": images.shape,
+        "angles": angles,
+        "detectors": detectors,
+        "mask": mask,
+    }.items():
         object.__setattr__(blank, name, value)
     y = np.asarray(jax.jit(lambda a, x: a(x))(blank.operator(), jnp.asarray(images)))
     std = noise * float(np.abs(y).max() if task != "mri" else np.sqrt(np.mean(np.abs(y[mask]) ** 2)))
@@ -157,7 +165,9 @@ def _noisy(y: np.ndarray, std: float, mask: np.ndarray | None, seed: int) -> np.
 def unit_images(scan: Scan, volume: Volume) -> Float[np.ndarray, "rows columns slices"]:
     """A reference volume as images to compare with; ``ValueError`` where it is not the scan's size."""
     images = as_images(volume, scan.value_range)
-    checks.require(images.shape == scan.shape, "--reference: shape", images.shape, f"{scan.shape}, as the scan's")
+    checks.require(
+        images.shape == scan.shape, "--reference: shape", images.shape, f"{scan.shape}, as the scan's"
+    )
     return images
 
 

@@ -7,8 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffax.operators import dot_test
-from diffax.operators.images import differences, gradient, gradient_norm
+from diffax.operators import compose, dot_test
+from diffax.operators.images import (
+    blur,
+    differences,
+    downsample,
+    gaussian_kernel,
+    gradient,
+    gradient_norm,
+    masked,
+)
 
 KEY = jax.random.key(3)
 
@@ -97,3 +105,116 @@ def test_differences_refuse_and_name():
     for axes in ((), ("x", "x"), ("w",)):
         with pytest.raises(ValueError, match=r"axes: got .*allowed: one or several of x, y, z, each once"):
             gradient((4, 4, 4), axes)
+
+
+# --- holes, blur, fewer pixels
+
+
+def test_masked_keeps_what_is_seen():
+    generator = np.random.default_rng(1)
+    for mask_shape in ((4, 3), (4, 3, 2)):
+        mask = generator.random(mask_shape) < 0.5
+        forward = check(masked(mask, (4, 3, 2)))
+        expected = np.broadcast_to(mask[..., None] if mask.ndim == 2 else mask, (4, 3, 2))
+        np.testing.assert_array_equal(forward, np.diag(expected.ravel().astype(np.float32)))
+    operator = masked(jnp.asarray(mask), (4, 3, 2), jnp.complex64)
+    assert jax.jit(dot_test)(operator, KEY) <= 1e-6
+    with pytest.raises(ValueError, match=r"mask: shape: got \(3, 4\), allowed: \(4, 3\) or \(4, 3, 2\)"):
+        masked(np.ones((3, 4)), (4, 3, 2))
+    with pytest.raises(ValueError, match=r"mask: got \[0.5\], allowed: booleans, or 0 and 1"):
+        masked(np.full((4, 3), 0.5), (4, 3, 2))
+
+
+def blurred(kernel, image, boundary):
+    """The formula of the docstring, with loops."""
+    (h, w), (rows, columns, _) = kernel.shape, image.shape
+    result = np.zeros_like(image)
+    for i, j, k, l in np.ndindex(rows, columns, h, w):
+        m, n = i - k + h // 2, j - l + w // 2
+        if boundary == "circular":
+            m, n = m % rows, n % columns
+        if 0 <= m < rows and 0 <= n < columns:
+            result[i, j] += kernel[k, l] * image[m, n]
+    return result
+
+
+@pytest.mark.parametrize("boundary", ["circular", "zero"])
+@pytest.mark.parametrize(
+    ("size", "shape"), [((3, 3), (5, 6, 2)), ((2, 5), (6, 5, 2)), ((4, 1), (4, 1, 2)), ((3, 2), (7, 7, 1))]
+)
+def test_blur_is_a_convolution(boundary, size, shape):
+    generator = np.random.default_rng(2)
+    kernel, image = (generator.random(n).astype(np.float32) for n in (size, shape))
+    operator = blur(kernel, shape, boundary)
+    forward = check(operator)
+    assert operator.out_shape == shape
+    got = (forward @ image.ravel()).reshape(shape)
+    np.testing.assert_allclose(got, blurred(kernel, image, boundary), rtol=1e-5, atol=1e-6)
+    assert np.linalg.norm(forward, 2) <= kernel.sum() * (1 + 1e-6)
+
+
+def test_blur_dot_test_and_refusals():
+    kernel = gaussian_kernel(0.8)
+    for boundary in ("circular", "zero"):
+        assert jax.jit(dot_test)(blur(kernel, (9, 8, 3), boundary), KEY) <= 1e-6
+    with pytest.raises(ValueError, match=r"boundary: got 'reflect', allowed: one of circular, zero"):
+        blur(kernel, (9, 8, 3), "reflect")
+    with pytest.raises(ValueError, match=r"kernel: shape: got \(7, 7\), allowed: at most \(9, 6\)"):
+        blur(kernel, (9, 6, 3))
+    with pytest.raises(ValueError, match="dtype: got 'complex64', allowed: a real floating type"):
+        blur(kernel, (9, 8, 3), "zero", jnp.complex64)
+
+
+def test_gaussian_kernel():
+    kernel = gaussian_kernel(1.5)
+    assert kernel.shape == (11, 11)
+    assert kernel.sum() == pytest.approx(1, abs=1e-6)
+    offsets = np.arange(11) - 5
+    assert (kernel.sum(0) @ offsets**2) == pytest.approx(1.5**2, rel=0.01)
+    assert gaussian_kernel(1.5, 3).shape == (3, 3)
+    with pytest.raises(ValueError, match=r"sigma: got 0.0, allowed: above 0"):
+        gaussian_kernel(0.0)
+    with pytest.raises(ValueError, match="size: got 4, allowed: an odd number"):
+        gaussian_kernel(1.0, 4)
+
+
+@pytest.mark.parametrize(("factor", "shape"), [(1, (3, 2, 2)), (2, (4, 6, 3)), (3, (3, 9, 1))])
+def test_downsample_takes_means(factor, shape):
+    operator = downsample(factor, shape)
+    forward = check(operator)
+    assert operator.out_shape == (shape[0] // factor, shape[1] // factor, shape[2])
+    np.testing.assert_allclose(forward.sum(1), 1, rtol=1e-6)
+    assert np.isin(forward, [0, np.float32(1 / factor**2)]).all()
+    assert np.linalg.norm(forward, 2) == pytest.approx(1 / factor, rel=1e-6)
+    image = np.random.default_rng(3).random(shape)
+    corner = (forward @ image.ravel()).reshape(operator.out_shape)[-1, -1, -1]
+    assert corner == pytest.approx(image[-factor:, -factor:, -1].mean(), rel=1e-6)
+
+
+def test_downsample_dot_test_and_refusals():
+    assert jax.jit(dot_test)(downsample(3, (9, 6, 2)), KEY) <= 1e-6
+    for factor in (0, 2, 4):
+        with pytest.raises(ValueError, match=rf"factor: got {factor}, allowed: a divisor of rows and col"):
+            downsample(factor, (9, 6, 2))
+
+
+@pytest.mark.parametrize("boundary", ["circular", "zero"])
+def test_derivatives_go_through_the_adjoint(boundary):
+    operator = compose(downsample(2, (6, 8, 2)), blur(gaussian_kernel(0.5), (6, 8, 2), boundary))
+    x, y = jnp.ones((6, 8, 2)), jnp.full((3, 4, 2), 0.3)
+    got = jax.grad(lambda x: 0.5 * ((operator(x) - y) ** 2).sum())(x)
+    np.testing.assert_allclose(got, operator.adjoint(operator(x) - y), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("float64")
+def test_adjoints_in_double_precision():
+    shape = (6, 8, 2)
+    for operator in (
+        gradient(shape, dtype=jnp.float64),
+        blur(gaussian_kernel(0.5), shape, "circular", jnp.float64),
+        blur(gaussian_kernel(0.5), shape, "zero", jnp.float64),
+        downsample(2, shape, jnp.float64),
+    ):
+        forward, adjoint = matrices(operator)
+        assert forward.dtype == jnp.float64
+        np.testing.assert_allclose(adjoint, forward.T, atol=1e-14)
