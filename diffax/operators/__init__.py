@@ -12,12 +12,6 @@ from diffax.operators.base import (
     real_images,
     scale,
 )
-from diffax.operators.images import differences, gradient, gradient_norm
-from diffax.operators.tomography import ParallelBeam, parallel_beam
-
-__all__ = [
-    "LinearOperator",
-    "ParallelBeam",
 from diffax.operators.images import (
     blur,
     differences,
@@ -28,9 +22,11 @@ from diffax.operators.images import (
     masked,
 )
 from diffax.operators.mri import birdcage_maps, cartesian_mask, cartesian_mri, true_acceleration
+from diffax.operators.tomography import ParallelBeam, parallel_beam
 
 __all__ = [
     "LinearOperator",
+    "ParallelBeam",
     "birdcage_maps",
     "blur",
     "cartesian_mask",

@@ -5,99 +5,126 @@
 slice as radiologists look at it, slices towards the head, values mapped from ``value_range`` to [0, 1].
 """
 
-import dataclasses
 import json
+import math
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from diffax import checks
 from diffax.data.volume import Volume
 from diffax.inverse import LinearProblem
 from diffax.io.samples import write_npz
-from diffax.operators import LinearOperator, ParallelBeam, cartesian_mri, real_images
+from diffax.operators import LinearOperator, ParallelBeam, cartesian_mask, cartesian_mri, real_images
 
-TASKS = ("sparse_view", "limited_angle", "mri")
 MODALITIES = {"sparse_view": "ct", "limited_angle": "ct", "mri": "mr"}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scan:
-    """Measurements ``y = A x + n`` of a volume, x in [0, 1] for values in ``value_range``.
+class Geometry(NamedTuple):
+    """What a scanner measures of a volume of ``shape`` (rows, columns, slices).
 
-    CT: ``y[view, bin, slice]`` are line integrals in pixels, ``angles`` in radians from the image's +x.
-    MRI: ``y[row, column, slice]`` is orthonormal k-space times ``mask``.
+    CT: ``angles`` in radians from the image's +x and ``detectors`` bins of a pixel. MRI: a ``mask`` of k-space.
     """
 
     task: str
-    y: Shaped[np.ndarray, "..."]
     shape: tuple[int, int, int]
-    affine: Float[np.ndarray, "4 4"]  # of the volume on RAS+ axes, in mm
-    value_range: tuple[float, float]
-    noise_std: float = 0.0
     angles: Float[np.ndarray, "views"] | None = None
     detectors: int = 0
     mask: Bool[np.ndarray, "rows columns"] | None = None
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        checks.require_one_of("scan: task", self.task, TASKS)
-        low, high = self.value_range
-        checks.require(low < high, "scan: value_range", self.value_range, "(low, high) with low < high")
-        checks.require(self.noise_std >= 0, "scan: noise_std", self.noise_std, "a number >= 0")
-        expected = self.operator().out_shape
-        checks.require(
-            self.y.shape == expected, "scan: shape of y", self.y.shape, f"{expected}, as its geometry says"
-        )
-        checks.require(bool(np.isfinite(self.y).all()), "scan: y", "nan or inf", "finite values")
 
     @property
     def modality(self) -> str:
-        """ "ct" or "mr"."""
+        """"ct" or "mr"."""
         return MODALITIES[self.task]
 
     def operator(self) -> LinearOperator:
-        """The scanner, from images in [0, 1] to y."""
+        """From images in [0, 1] to measurements: line integrals in pixels, or orthonormal k-space."""
+        checks.require_one_of("scan: task", self.task, MODALITIES)
         if self.task == "mri":
             checks.require(self.mask is not None, "scan: mask", None, "the mask of k-space")
+            assert self.mask is not None
             return real_images(cartesian_mri(self.mask, self.shape))
-        checks.require(self.angles is not None and self.detectors >= 1, "scan: angles, detectors",
-                       (self.angles, self.detectors), "the views and the bins of each")  # fmt: skip
-        return ParallelBeam(self.shape, self.angles, self.detectors).operator()
+        checks.require(self.angles is not None, "scan: angles", None, "the views")
+        return self.beam().operator()
+
+    def beam(self) -> ParallelBeam:
+        """The geometry of CT."""
+        assert self.angles is not None
+        return ParallelBeam(self.shape, self.angles, self.detectors)
+
+
+class Scan(NamedTuple):
+    """Measurements ``y = A x + n`` of a volume, x in [0, 1] for values in ``value_range``.
+
+    ``affine`` places the volume's voxels, on the axes of :class:`diffax.data.volume.Volume`; ``source`` says
+    what was measured.
+    """
+
+    geometry: Geometry
+    y: Shaped[np.ndarray, "..."]
+    affine: Float[np.ndarray, "4 4"]
+    value_range: tuple[float, float]
+    noise_std: float = 0.0
+    source: str = ""
 
     def problem(self) -> LinearProblem:
         """The measurements as an inverse problem, in the scanner's own units."""
-        return LinearProblem(self.operator(), jnp.asarray(self.y), self.noise_std)
+        return LinearProblem(self.geometry.operator(), jnp.asarray(self.y), jnp.asarray(self.noise_std))
+
+
+def check(scan: Scan) -> Scan:
+    """The scan itself; ``ValueError`` where its parts do not fit each other."""
+    low, high = scan.value_range
+    checks.require(low < high, "scan: value_range", scan.value_range, "(low, high) with low < high")
+    checks.require(scan.noise_std >= 0, "scan: noise_std", scan.noise_std, "a number >= 0")
+    operator = scan.geometry.operator()
+    allowed = f"{operator.out_shape}, as its geometry says"
+    checks.require(scan.y.shape == operator.out_shape, "scan: shape of y", scan.y.shape, allowed)
+    kind = np.result_type(scan.y.dtype, operator.out_dtype)
+    checks.require(kind == operator.out_dtype, "scan: dtype of y", str(scan.y.dtype), str(operator.out_dtype))
+    checks.require(bool(np.isfinite(scan.y).all()), "scan: y", "nan or inf", "finite values")
+    checks.require(scan.affine.shape == (4, 4), "scan: shape of affine", scan.affine.shape, "(4, 4)")
+    return scan
 
 
 def write_scan(path: str | Path, scan: Scan) -> None:
     """Write ``scan.npz``, whole or not at all."""
-    values = dataclasses.asdict(scan)
-    arrays = {name: values.pop(name) for name in ("y", "affine", "angles", "mask")}
     checks.require(Path(path).suffix == ".npz", "--out", str(path), "a name that ends in .npz")
-    write_npz(
-        Path(path),
-        about=np.asarray(json.dumps(values)),
-        **{name: value for name, value in arrays.items() if value is not None},
-    )
+    geometry = scan.geometry
+    about = {
+        "task": geometry.task,
+        "shape": geometry.shape,
+        "detectors": geometry.detectors,
+        "value_range": scan.value_range,
+        "noise_std": scan.noise_std,
+        "source": scan.source,
+    }
+    arrays = {"y": scan.y, "affine": scan.affine, "angles": geometry.angles, "mask": geometry.mask}
+    arrays = {name: value for name, value in arrays.items() if value is not None}
+    write_npz(Path(path), about=np.asarray(json.dumps(about)), **arrays)
 
 
 def read_scan(path: str | Path) -> Scan:
-    """Read ``scan.npz``; ``ValueError`` naming the file for one that is damaged, not a scan, or not consistent."""
+    """Read ``scan.npz``; ``ValueError`` naming the file where it is damaged, no scan, or not consistent."""
     checks.require(Path(path).is_file(), "--measurements", str(path), "an existing scan (.npz)")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        about = json.loads(str(arrays.pop("about")))
-        about = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items()}
-        return Scan(**about, **arrays)
+        about = json.loads(str(arrays["about"]))
+        geometry = Geometry(
+            about["task"], tuple(about["shape"]), arrays.get("angles"), about["detectors"], arrays.get("mask")
+        )
+        low, high = about["value_range"]
+        return check(
+            Scan(geometry, arrays["y"], arrays["affine"], (low, high), about["noise_std"], about["source"])
+        )
     except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: {error}, allowed: a scan as simulate writes it") from error
+        raise ValueError(f"{path}: {error} (allowed: a scan as simulate writes it)") from error
 
 
 def as_images(volume: Volume, value_range: tuple[float, float]) -> Float[np.ndarray, "rows columns slices"]:
@@ -114,63 +141,72 @@ def as_volume(images: Float[np.ndarray, "rows columns slices"], scan: Scan) -> V
     return Volume(np.ascontiguousarray(array, np.float32), scan.affine)
 
 
-def simulate(
+def make_geometry(
     task: str,
-    images: Float[np.ndarray, "rows columns slices"],
+    shape: tuple[int, int, int],
     *,
-    affine: Float[np.ndarray, "4 4"],
-    value_range: tuple[float, float],
     views: int = 8,
     arc: float = 180.0,
-    mask: Bool[np.ndarray, "rows columns"] | None = None,
+    acceleration: float = 4.0,
+    mask_kind: str = "uniform1d",
+    centre: float = 0.08,
+    seed: int = 0,
+) -> Geometry:
+    """``views`` evenly over ``arc`` degrees from 0 (the end left out), or a mask of that acceleration.
+
+    The detector is as wide as a slice's diagonal, in bins of a pixel.
+    """
+    checks.require_one_of("--task", task, MODALITIES)
+    if task == "mri":
+        mask = cartesian_mask(shape[:2], mask_kind, acceleration, centre=centre, seed=seed)
+        return Geometry(task, shape, mask=mask)
+    checks.require(views >= 1, "--views", views, "an integer >= 1")
+    checks.require(0 < arc <= 360, "--arc", arc, "degrees in (0, 360]")
+    return Geometry(task, shape, np.deg2rad(np.arange(views) * arc / views), math.ceil(math.hypot(*shape[:2])))
+
+
+def simulate(
+    geometry: Geometry,
+    images: Float[np.ndarray, "rows columns slices"],
+    affine: Float[np.ndarray, "4 4"],
+    value_range: tuple[float, float],
+    *,
     noise: float = 0.0,
+    counts: float = 0.0,
+    attenuation: float = 0.02,
     seed: int = 0,
     source: str = "",
 ) -> Scan:
-    """Measure a volume: ``views`` over ``arc`` degrees from 0 (the end left out), or a mask of k-space.
+    """Measure images.
 
-    ``noise`` is the standard deviation beside the largest measurement of CT, or the root mean square of those of MRI.
-    The detector is as wide as the slice's diagonal, in bins of a pixel.
+    ``noise`` is a standard deviation, as a share of the largest line integral of CT, or of the root mean
+    square of measured k-space. ``counts`` (CT) instead draws Poisson numbers of photons, so many without the
+    patient, with ``attenuation`` a pixel at image value 1; what arrives is turned back into line integrals.
     """
-    rows, columns, _ = images.shape
-    angles, detectors = None, 0
-    if MODALITIES[task] == "ct":
-        checks.require(views >= 1, "--views", views, "an integer >= 1")
-        angles, detectors = np.deg2rad(np.arange(views) * arc / views), int(np.ceil(np.hypot(rows, columns)))
-    blank = Scan.__new__(Scan)
-    for name, value in {
-        "task": task,
-        "shape": images.shape,
-        "angles": angles,
-        "detectors": detectors,
-        "mask": mask,
-    }.items():
-        object.__setattr__(blank, name, value)
-    y = np.asarray(jax.jit(lambda a, x: a(x))(blank.operator(), jnp.asarray(images)))
-    std = noise * float(np.abs(y).max() if task != "mri" else np.sqrt(np.mean(np.abs(y[mask]) ** 2)))
-    y = _noisy(y, std, mask, seed)
-    return Scan(task, y, images.shape, affine, value_range, std, angles, detectors, mask, source)
+    checks.require(noise >= 0 and counts >= 0, "--noise, --counts", (noise, counts), "numbers >= 0")
+    y = np.asarray(jax.jit(lambda a, x: a(x))(geometry.operator(), jnp.asarray(images)))
+    rng = np.random.Generator(np.random.Philox(seed))
+    if counts:
+        allowed = "CT, and no --noise beside it"
+        checks.require(geometry.modality == "ct" and not noise, "--counts", counts, allowed)
+        expected = counts * np.exp(-attenuation * y.astype(np.float64))
+        arrived = np.maximum(rng.poisson(expected), 0.5)
+        std = float(np.sqrt(np.mean(1 / expected)) / attenuation)
+        y = (np.log(counts / arrived) / attenuation).astype(np.float32)
+    else:
+        std = noise * _size(y, geometry.mask)
+        y = _with_noise(rng, y, std, geometry.mask)
+    return check(Scan(geometry, y, affine, value_range, std, source))
 
 
-def _noisy(y: np.ndarray, std: float, mask: np.ndarray | None, seed: int) -> np.ndarray:
+def _size(y: np.ndarray, mask: np.ndarray | None) -> float:
+    return float(np.abs(y).max() if mask is None else np.sqrt(np.mean(np.abs(y[mask]) ** 2)))
+
+
+def _with_noise(rng: np.random.Generator, y: np.ndarray, std: float, mask: np.ndarray | None) -> np.ndarray:
     if std == 0:
         return y
-    rng = np.random.Generator(np.random.Philox(seed))
-    if not np.iscomplexobj(y):
+    if mask is None:
         return (y + std * rng.standard_normal(y.shape)).astype(np.float32)
-    noise = (rng.standard_normal(y.shape) + 1j * rng.standard_normal(y.shape)) * std / np.sqrt(2)
-    return (y + noise * np.asarray(mask)[..., None]).astype(np.complex64)
-
-
-def unit_images(scan: Scan, volume: Volume) -> Float[np.ndarray, "rows columns slices"]:
-    """A reference volume as images to compare with; ``ValueError`` where it is not the scan's size."""
-    images = as_images(volume, scan.value_range)
-    checks.require(
-        images.shape == scan.shape, "--reference: shape", images.shape, f"{scan.shape}, as the scan's"
-    )
-    return images
-
-
-def to_device(images: Any) -> Array:
-    """Images as float32 on the device."""
-    return jnp.asarray(images, jnp.float32)
+    noise = (rng.standard_normal(y.shape) + 1j * rng.standard_normal(y.shape)) * (std / math.sqrt(2))
+    return (y + noise * mask[..., None]).astype(np.complex64)

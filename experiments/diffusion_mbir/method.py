@@ -1,0 +1,124 @@
+"""Every method by name: classical solvers, and posterior samplers around a prior trained on slices.
+
+A method gets a problem with images in [0, 1] and gives images. Weights are of the normalised problem
+(``diffax.inverse.normalise``), so that they carry over between sizes, views and scanners.
+Chung et al. 2023 (CVPR, arXiv:2211.10655); the other samplers name their papers in ``diffax.inverse``.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from diffax import checks, inverse
+from diffax.guidance import compose
+from diffax.inverse import LinearProblem
+from diffax.processes import EDM, VE, GaussianProcess, grids
+from diffax.samplers import Sampler, chain, ddim, ddpm
+from diffax.types import DenoiseTransform
+from experiments.diffusion_mbir.scan import Geometry
+
+# of the normalised problem, images in [0, 1]; chosen on torsos of the training split
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "fbp": {"window": "ram-lak"},
+    "cg": {"steps": 30},
+    "sirt": {"steps": 200},
+    "admm_tv": {"weight": 1e-3, "rho": 0.05, "steps": 150, "n_cg": 4},
+    "fista_tv": {"weight": 1e-3, "steps": 300},
+    "dds": {"weight": 1e-3, "rho": 0.1, "steps": 50, "eta": 0.85, "n_cg": 5},
+    "mbir": {"weight": 1e-3, "rho": 0.1, "steps": 2000, "n_cg": 1, "snr": 0.16},
+    "dps": {"strength": 1.0, "steps": 200},
+    "pigdm": {"steps": 50, "n_cg": 10},
+    "ddnm": {"steps": 50, "n_cg": 10},
+    "diffpir": {"strength": 1.0, "steps": 50, "n_cg": 10},
+    "red_diff": {"weight": 0.25, "steps": 200, "learning_rate": 0.1},
+    "replacement": {"strength": 1.0, "steps": 200, "n_cg": 5},
+}
+CLASSICAL = ("fbp", "cg", "sirt", "admm_tv", "fista_tv")
+DIFFUSION = tuple(name for name in DEFAULTS if name not in CLASSICAL)
+
+
+class Recipe(NamedTuple):
+    """How a posterior is sampled: ``sample(keys, transform(prior), process, sampler, grid)``."""
+
+    process: GaussianProcess
+    grid: Float[Array, "points"]
+    transform: DenoiseTransform
+    sampler: Sampler
+    x_init: Float[Array, "h w n"] | None = None  # in the network's units; None: noise
+
+
+def settings_of(method: str, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's settings with some of them changed; ValueError for one that it does not have."""
+    checks.require_one_of("--method", method, DEFAULTS)
+    for name in changed:
+        checks.require_one_of(f"--settings of {method}", name, DEFAULTS[method])
+    return {**DEFAULTS[method], **changed}
+
+
+def reconstruct_classically(
+    method: str, geometry: Geometry, problem: LinearProblem, settings: Mapping[str, Any]
+) -> Float[Array, "h w n"]:
+    """One of :data:`CLASSICAL`, from a problem in the scanner's units. FBP of MRI is the zero-filled image."""
+    own, steps = dict(settings), settings.get("steps", 0)
+    if method == "fbp":
+        if geometry.modality == "mr":
+            return problem.operator.adjoint(problem.y)
+        return inverse.fbp(problem.y, geometry.beam(), window=own["window"])
+    unit = inverse.normalise(problem)
+    if method == "cg":
+        return inverse.cgls(unit, n_steps=steps).x
+    if method == "sirt":
+        allowed = "a scan of CT: it is for operators without negative entries"
+        checks.require(geometry.modality == "ct", "--method", method, allowed)
+        return inverse.sirt(unit, n_steps=steps).x
+    if method == "admm_tv":
+        return inverse.admm_tv(unit, own["weight"], rho=own["rho"], n_steps=steps, n_cg=own["n_cg"]).x
+    return inverse.fista_tv(unit, own["weight"], n_steps=steps, bounds=(0.0, 1.0)).x
+
+
+def for_networks(problem: LinearProblem) -> LinearProblem:
+    """A scanner's problem, normalised, for images in [-1, 1] as networks see them."""
+    return inverse.rescale(inverse.normalise(problem), 0.5, 0.5)
+
+
+def make_recipe(method: str, problem: LinearProblem, settings: Mapping[str, Any]) -> Recipe:
+    """One of :data:`DIFFUSION`, from a problem that :func:`for_networks` made.
+
+    In [-1, 1] A is half as large and total variation twice, hence the factors of the weights.
+    """
+    own, inner = dict(settings), problem
+    steps = own.pop("steps")
+    edm = EDM(t_min=0.005, t_max=80.0)
+    # a floor below which CG would chase rounding errors
+    noisy = inner._replace(noise_std=jnp.maximum(jnp.asarray(inner.noise_std), 1e-3))
+    if method == "mbir":
+        ve, weight = VE(sigma_min=0.01, sigma_max=80.0), own.pop("weight") / 2
+        sampler = inverse.diffusion_mbir(inner, weight=weight, rho=own["rho"] / 4, snr=own["snr"], n_cg=own["n_cg"])
+        return Recipe(ve, grids.uniform(ve, steps), compose(), sampler)
+    grid = grids.karras(edm, steps, final="zero")
+    if method == "dds":
+        weight, rho = own.pop("weight") / 2, own.pop("rho") / 4
+        return Recipe(edm, grid, compose(), inverse.dds_volume(inner, weight=weight, rho=rho, **own))
+    if method == "dps":
+        return Recipe(edm, grid, compose(), inverse.dps(inner, own["strength"]))
+    if method == "replacement":
+        corrector = inverse.replacement(inner, own["strength"], own["n_cg"])
+        return Recipe(edm, grid, compose(), chain(corrector, ddpm()))
+    if method == "red_diff":
+        start = inverse.cgls(inner, n_steps=5).x
+        sampler = inverse.red_diff(inner, learning_rate=own["learning_rate"], weight=own["weight"])
+        return Recipe(edm, grid, compose(), sampler, start)
+    transforms: dict[str, Callable[[], DenoiseTransform]] = {
+        "pigdm": lambda: inverse.pigdm(noisy, edm, 0.5, own["n_cg"]),
+        "ddnm": lambda: inverse.ddnm(inner, own["n_cg"]),
+        "diffpir": lambda: inverse.diffpir(noisy, edm, own["strength"], own["n_cg"]),
+    }
+    return Recipe(edm, grid, transforms[method](), ddim(0.85))
+
+
+def keys_of(key: Any, count: int) -> Any:
+    """A key for each slice, whatever their number."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
