@@ -12,6 +12,7 @@ from diffax.operators.base import (
     real_images,
     scale,
 )
+from diffax.operators.fan_beam import fan_beam
 from diffax.operators.tomography import ParallelBeam, parallel_beam
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ParallelBeam",
     "compose",
     "dot_test",
+    "fan_beam",
     "identity",
     "inner",
     "norm",
