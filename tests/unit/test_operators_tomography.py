@@ -12,7 +12,7 @@ GOOD = {"shape": (6, 5, 2), "angles": np.array([0.0, 1.0]), "detectors": 9}
 FAN = {"source_distance": 20.0, "detector_distance": 10.0}
 
 apply = jax.jit(lambda operator, x: operator(x))
-back = jax.jit(lambda operator, y: operator.adjoint(y))
+normal = jax.jit(lambda operator, x: operator.normal(x))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ back = jax.jit(lambda operator, y: operator.adjoint(y))
 @pytest.mark.parametrize("make", [parallel_beam, fan_beam])
 def test_bad_geometries_are_refused_by_name(make, field, value):
     extra = FAN if make is fan_beam else {}
-    with pytest.raises(ValueError, match=f"^{field}: got .*allowed: "):
+    with pytest.raises(ValueError, match=f"(?s)^{field}: got .*allowed: "):
         make(**{**GOOD, **extra, field: value})
 
 
@@ -47,12 +47,12 @@ def test_bad_geometries_are_refused_by_name(make, field, value):
     [("source_distance", 4.0), ("source_distance", float("inf")), ("detector_distance", -1.0)],
 )
 def test_bad_fans_are_refused_by_name(field, value):
-    with pytest.raises(ValueError, match=f"^{field}: got .*allowed: "):
+    with pytest.raises(ValueError, match=f"(?s)^{field}: got .*allowed: "):
         fan_beam(**GOOD, **{**FAN, field: value})
 
 
 def test_angles_inside_jit_are_refused():
-    with pytest.raises(ValueError, match="angles: .*outside jit"):
+    with pytest.raises(ValueError, match=r"angles: .*outside jit"):
         jax.jit(lambda a: parallel_beam((4, 4, 1), a, 5)(jnp.ones((4, 4, 1))))(jnp.zeros(2))
 
 
@@ -65,9 +65,9 @@ def test_a_reach_beyond_the_fixed_point_is_refused_but_not_with_tables():
 
 def test_integer_angles_and_lists_are_angles():
     x = jnp.ones((4, 4, 1))
-    expected = parallel_beam((4, 4, 1), np.array([0.0, 1.0]), 5)(x)
+    expected = apply(parallel_beam((4, 4, 1), np.array([0.0, 1.0]), 5), x)
     for angles in ([0.0, 1.0], np.array([0, 1]), jnp.array([0, 1])):
-        np.testing.assert_array_equal(parallel_beam([4, 4, 1], angles, 5)(x), expected)
+        np.testing.assert_array_equal(apply(parallel_beam([4, 4, 1], angles, 5), x), expected)
 
 
 def test_wrong_shapes_are_refused():
@@ -83,16 +83,12 @@ def test_wrong_shapes_are_refused():
         ramp_filter(jnp.ones((2, 9, 2)), 0.0)
 
 
-@pytest.mark.parametrize("make", ["free", "tables", "fan"])
+@pytest.mark.parametrize("make", ["free", "fan"])
 def test_jit_scan_and_vmap_agree_with_a_plain_call(make):
-    if make == "fan":
-        operator = fan_beam(**GOOD, **FAN)
-    else:
-        operator = parallel_beam(**GOOD, tables=make == "tables")
+    operator = fan_beam(**GOOD, **FAN) if make == "fan" else parallel_beam(**GOOD)
     x = jax.random.normal(jax.random.key(0), (3, *GOOD["shape"]))
-    expected = np.stack([operator.normal(one) for one in x])
+    expected = np.stack([normal(operator, one) for one in x])
     close = {"rtol": 1e-5, "atol": 1e-5}
-    np.testing.assert_allclose([back(operator, apply(operator, one)) for one in x], expected, **close)
     np.testing.assert_allclose(jax.jit(jax.vmap(operator.normal))(x), expected, **close)
 
     @jax.jit
@@ -103,11 +99,10 @@ def test_jit_scan_and_vmap_agree_with_a_plain_call(make):
 
 
 def test_geometries_of_equal_sizes_share_a_program():
-    run = jax.jit(lambda operator, x: operator.normal(x))
-    x = jnp.ones(GOOD["shape"])
+    x, before = jnp.ones(GOOD["shape"]), normal._cache_size()
     for angles in ([0.1, 1.3], [0.2, 1.4]):
-        run(parallel_beam(GOOD["shape"], np.array(angles), 9), x)
-    assert run._cache_size() == 1
+        normal(parallel_beam(GOOD["shape"], np.array(angles), 9), x)
+    assert normal._cache_size() <= before + 1
 
 
 def test_view_weights():
@@ -133,4 +128,5 @@ def test_windows_smooth_and_keep_the_mean_response():
     assert peaks == sorted(peaks, reverse=True)
     assert peaks[0] < plain[16]
     np.testing.assert_allclose(peaks[0], 2 / np.pi**2, rtol=2e-3)
-    np.testing.assert_allclose(peaks[3], 0.125 - 1 / (2 * np.pi**2) * 1.0, rtol=0.6)
+    # a raised cosine mixes a bin with its neighbours: h(0) / 2 + h(1) / 2
+    np.testing.assert_allclose(peaks[3], 1 / 8 - 1 / (2 * np.pi**2), rtol=1e-4)
