@@ -226,5 +226,7 @@ def test_fbp_of_a_disk(window):
         views = views.reshape(-1, 115, 8).mean(2)
         geometry = ParallelBeam((size, size, 1), angles, 115, spacing, 0.0, unit)
         found = np.asarray(fbp(jnp.asarray(views[..., None], jnp.float32), geometry, window=window)[..., 0])
-        assert abs(found[flat].mean() - 1) <= 0.004
-        assert np.abs(found[flat] - 1).max() <= 0.01
+        assert abs(found[flat].mean() - 1) <= 0.001
+        assert np.sqrt(np.mean((found[flat] - 1) ** 2)) <= 0.005
+        # the sharp edge's ripples meet at the centre
+        assert np.abs(found[flat] - 1).max() <= 0.02
