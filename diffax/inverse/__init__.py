@@ -1,6 +1,8 @@
 """Inverse problems: measurements as problems, classical solvers, posterior denoisers and samplers."""
 
+from diffax.inverse.chunks import in_chunks
 from diffax.inverse.consistency import ddnm, dds, diffpir, isotropic, pigdm, tweedie_covariance
+from diffax.inverse.fbp import fbp, ramp_filter
 from diffax.inverse.linear import Solution, cg, cgls, sirt
 from diffax.inverse.posterior import (
     dds_volume,
@@ -27,10 +29,13 @@ __all__ = [
     "diffpir",
     "diffusion_mbir",
     "dps",
+    "fbp",
     "fista_tv",
+    "in_chunks",
     "isotropic",
     "normalise",
     "pigdm",
+    "ramp_filter",
     "red_diff",
     "replacement",
     "rescale",

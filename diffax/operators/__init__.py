@@ -12,6 +12,7 @@ from diffax.operators.base import (
     real_images,
     scale,
 )
+from diffax.operators.fan_beam import fan_beam
 from diffax.operators.images import (
     blur,
     differences,
@@ -35,6 +36,7 @@ __all__ = [
     "differences",
     "dot_test",
     "downsample",
+    "fan_beam",
     "gaussian_kernel",
     "gradient",
     "gradient_norm",

@@ -218,7 +218,7 @@ def _fixed_point(position: Array, bits: int) -> tuple[Array, Array]:
 
 def _rows(flat: Array, index: Array) -> Array:
     """Rows of a table of slices; indices lie inside by construction."""
-    return flat.at[index].get(mode="promise_in_bounds")
+    return jnp.asarray(flat).at[index].get(mode="promise_in_bounds")
 
 
 class _Backproject(_Layout):

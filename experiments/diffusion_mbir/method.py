@@ -96,7 +96,9 @@ def make_recipe(method: str, problem: LinearProblem, settings: Mapping[str, Any]
     noisy = inner._replace(noise_std=jnp.maximum(jnp.asarray(inner.noise_std), 1e-3))
     if method == "mbir":
         ve, weight = VE(sigma_min=0.01, sigma_max=80.0), own.pop("weight") / 2
-        sampler = inverse.diffusion_mbir(inner, weight=weight, rho=own["rho"] / 4, snr=own["snr"], n_cg=own["n_cg"])
+        sampler = inverse.diffusion_mbir(
+            inner, weight=weight, rho=own["rho"] / 4, snr=own["snr"], n_cg=own["n_cg"]
+        )
         return Recipe(ve, grids.uniform(ve, steps), compose(), sampler)
     grid = grids.karras(edm, steps, final="zero")
     if method == "dds":

@@ -39,7 +39,7 @@ class Geometry(NamedTuple):
 
     @property
     def modality(self) -> str:
-        """"ct" or "mr"."""
+        """ "ct" or "mr"."""
         return MODALITIES[self.task]
 
     def operator(self) -> LinearOperator:
@@ -162,7 +162,9 @@ def make_geometry(
         return Geometry(task, shape, mask=mask)
     checks.require(views >= 1, "--views", views, "an integer >= 1")
     checks.require(0 < arc <= 360, "--arc", arc, "degrees in (0, 360]")
-    return Geometry(task, shape, np.deg2rad(np.arange(views) * arc / views), math.ceil(math.hypot(*shape[:2])))
+    return Geometry(
+        task, shape, np.deg2rad(np.arange(views) * arc / views), math.ceil(math.hypot(*shape[:2]))
+    )
 
 
 def simulate(
