@@ -18,7 +18,8 @@ from diffax.evaluation import write_result
 from diffax.io import CheckpointStore, MetricsWriter
 from diffax.training import TrainState, abstract, data_shard, distributed
 from diffax.training import train as run_training
-from experiments.base import Experiment
+from diffax.training.sharding import Rules
+from experiments.base import Experiment, Init
 from experiments.devices import environment, open_mesh
 from experiments.progress import Progress, say
 from experiments.registry import make_experiment
@@ -104,18 +105,30 @@ def load(config: ConfigDict, path: Path, checkpoint: str = "newest") -> tuple[Ex
 
     Raises ``ValueError`` where there is none.
     """
+    check_run(config, path)
+    experiment = make_experiment(config)
+    return experiment, load_state(config, path, experiment.init, experiment.sharding_rules, checkpoint)
+
+
+def check_run(config: ConfigDict, path: Path) -> None:
+    """Raise ``ValueError`` unless the folder holds checkpoints of this configuration; start its devices."""
     check_owner(config, path)
     checks.require((path / "checkpoints").is_dir(), "workdir", str(path), "the folder of a trained run")
-    mesh = open_mesh(config.mesh, config.cpu_devices)
+    open_mesh(config.mesh, config.cpu_devices)
     _log_to_stderr()
-    experiment = make_experiment(config)
-    init = partial(experiment.init, jax.random.key(config.seed))
+
+
+def load_state(
+    config: ConfigDict, path: Path, init: Init, rules: Rules = (), checkpoint: str = "newest"
+) -> TrainState:
+    """The state alone, for those who know how it is made and need neither the data nor the training."""
+    mesh = open_mesh(config.mesh, config.cpu_devices)
     with _open_store(config, path) as store:
         step = _choose(store, checkpoint)
-        found = store.restore(abstract(init, mesh, experiment.sharding_rules), step)
+        found = store.restore(abstract(partial(init, jax.random.key(config.seed)), mesh, rules), step)
     checks.require(found is not None, "workdir", str(path), "a folder with a checkpoint (run --mode=train)")
     assert found is not None
-    return experiment, found[0]
+    return found[0]
 
 
 def write_figures(config: ConfigDict, path: Path, state: TrainState, found: Mapping[str, Any]) -> None:

@@ -7,7 +7,10 @@ from ml_collections import ConfigDict
 from diffax import checks
 from experiments.base import Experiment
 
-EXPERIMENTS = {name: f"experiments.{name}.experiment" for name in ("medical_survey", "ddgan", "f_distill")}
+EXPERIMENTS = {
+    name: f"experiments.{name}.experiment"
+    for name in ("medical_survey", "ddgan", "f_distill", "diffusion_mbir")
+}
 
 
 def make_experiment(config: ConfigDict) -> Experiment:

@@ -33,6 +33,9 @@ _MAY_CHANGE = (
     "sample",
     "eval",
     "solvers",
+    "scans",
+    "methods",
+    "reconstruct",
 )
 
 

@@ -1,6 +1,6 @@
 r"""Procedural anatomy: torsos that no patient lent, each a function of its index.
 
-A body is a stack of soft-edged ellipsoids (fat, muscle, lungs, heart, liver, kidneys, spine, ribs, bowel gas),
+A body is a stack of soft-edged ellipsoids (fat, muscle, lungs, heart, liver, kidneys, spine, ribs, gas),
 bent by a smooth random deformation, with vessels and texture from random waves. Values are Hounsfield
 units, so what reads CT reads these.
 """
@@ -8,10 +8,11 @@ units, so what reads CT reads these.
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int16
 
 from diffax.checks import require, require_one_of
 from diffax.data.ranges import to_unit_range
-from diffax.data.source import Item, image_spec
+from diffax.data.source import Item, SourceSpec
 from diffax.data.volume import Volume
 
 FIELD_MM = 400.0  # the side of the cube that is shown
@@ -40,20 +41,30 @@ def torso(index: int, size: int = 64, seed: int = 0) -> Volume:
 class TorsoSource:
     """Axial slices of torsos, (size, size, 1) in [-1, 1] for -1000 .. 1000 HU, displayed as radiologists do.
 
-    The torsos are drawn when the source is opened (0.2 s each at size 64), and kept as 16-bit integers.
+    Items: ``image``, and ``volume``, int32, the place of its torso in ``indices``. A torso is drawn when one
+    of its slices is asked for first (0.2 s at size 64), and kept as 16-bit integers.
     """
 
     def __init__(self, indices: Sequence[int], size: int = 64, seed: int = 0) -> None:
         require(len(indices) > 0, "torsos", 0, "at least 1")
-        drawn = [np.rint(torso(i, size, seed).array).astype(np.int16) for i in indices]
-        self._slices = np.stack(drawn)[:, ::-1, ::-1].transpose(0, 3, 2, 1).reshape(-1, size, size, 1)
-        self.spec = image_spec((size, size, 1), None)
+        self._indices, self._size, self._seed = tuple(indices), size, seed
+        self._drawn: dict[int, Int16[np.ndarray, "z h w"]] = {}
+        shape, kind = {"image": (size, size, 1), "volume": ()}, np.dtype
+        self.spec = SourceSpec(shape, {"image": kind(np.float32), "volume": kind(np.int32)})
 
     def __len__(self) -> int:
-        return len(self._slices)
+        return len(self._indices) * self._size
 
     def __getitem__(self, index: int) -> Item:
-        return {"image": to_unit_range(self._slices[index].astype(np.float32), HU_RANGE)}
+        volume, place = divmod(index, self._size)
+        values = self._slices(volume)[place].astype(np.float32)[..., None]
+        return {"image": to_unit_range(values, HU_RANGE), "volume": np.asarray(volume, np.int32)}
+
+    def _slices(self, volume: int) -> Int16[np.ndarray, "z h w"]:
+        if volume not in self._drawn:  # two threads may draw one torso: it is the same
+            array = np.rint(torso(self._indices[volume], self._size, self._seed).array).astype(np.int16)
+            self._drawn[volume] = array[::-1, ::-1].transpose(2, 1, 0)
+        return self._drawn[volume]
 
 
 def torsos(split: str = "train", *, volumes: int = 96, size: int = 64) -> TorsoSource:

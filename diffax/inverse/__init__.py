@@ -2,7 +2,7 @@
 
 from diffax.inverse.chunks import in_chunks
 from diffax.inverse.consistency import ddnm, dds, diffpir, isotropic, pigdm, tweedie_covariance
-from diffax.inverse.fbp import fbp, ramp_filter
+from diffax.inverse.fbp import fbp, ramp_filter, view_weights
 from diffax.inverse.linear import Solution, cg, cgls, sirt
 from diffax.inverse.posterior import (
     dds_volume,
@@ -48,5 +48,6 @@ __all__ = [
     "total_variation",
     "tv_consistency",
     "tweedie_covariance",
+    "view_weights",
     "whiten",
 ]

@@ -178,7 +178,7 @@ def _denoise(
     def primal(p: Array) -> Array:
         return clip(target - weight * d.adjoint(p))  # type: ignore[operator]
 
-    def step(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def step(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         p, q, t = state
         moved = q + d(primal(q)) / (bound * jnp.maximum(weight, 1e-30))
         size = jnp.sqrt(jnp.sum(jnp.abs(moved) ** 2, axis=0, keepdims=True)) if isotropic else jnp.abs(moved)

@@ -149,7 +149,7 @@ def operator_norm(operator: LinearOperator, n_steps: int = 30) -> Float[Array, "
     require(n_steps >= 1, "n_steps", n_steps, "an integer >= 1")
     start = random_like(jax.random.key(0), operator.in_shape, operator.dtype)
 
-    def step(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
         x = operator.normal(state[0] / norm(state[0]))
         return x, norm(x)
 

@@ -29,7 +29,7 @@ from diffax.training import (
 from diffax.training.loop import Validate
 from diffax.types import Params
 from experiments import build
-from experiments.base import Experiment
+from experiments.base import Experiment, Init
 from experiments.medical_survey import evaluation, method
 from experiments.progress import Counted
 
@@ -44,11 +44,6 @@ def make_experiment(config: ConfigDict) -> Experiment:
     optimizer = make_optimizer(build.make_optimizer_config(config.train.optimizer), config.train.num_steps)
     averages = {name: ema.parse(name) for name in config.train.ema}
     check(config, model, process, source)
-
-    def init(key: Key[Array, ""]) -> TrainState:
-        init_key, run_key = jax.random.split(key)
-        params = init_params(model, init_key, shape)
-        return TrainState.create(run_key, {"model": init_net(params, optimizer, averages)})
 
     def evaluate(state: TrainState, workdir: Path) -> Mapping[str, Any]:
         return evaluation.evaluate(
@@ -70,7 +65,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
             export_sampler(workdir / f"sampler-{name}.jaxexport", function, metadata=facts)
 
     return Experiment(
-        init=init,
+        init=make_init(config, shape),
         train_step=make_train_step(
             method.make_loss(config, model, process), optimizer, averages, accumulate=config.train.accumulate
         ),
@@ -81,6 +76,20 @@ def make_experiment(config: ConfigDict) -> Experiment:
         validate=make_validate(config, model, process) if config.train.validate_n else None,
         sharding_rules=TENSOR_RULES,
     )
+
+
+def make_init(config: ConfigDict, shape: tuple[int, ...]) -> Init:
+    """The state at step 0, for images of a shape; nothing of the data is read."""
+    model = build.make_model(config.model, config.data.classes)
+    optimizer = make_optimizer(build.make_optimizer_config(config.train.optimizer), config.train.num_steps)
+    averages = {name: ema.parse(name) for name in config.train.ema}
+
+    def init(key: Key[Array, ""]) -> TrainState:
+        init_key, run_key = jax.random.split(key)
+        params = init_params(model, init_key, shape)
+        return TrainState.create(run_key, {"model": init_net(params, optimizer, averages)})
+
+    return init
 
 
 def check(config: ConfigDict, model: nn.Module, process: GaussianProcess, source: data.Source) -> None:

@@ -1,0 +1,55 @@
+"""How near a volume comes to another, in all three planes, and to its measurements."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from diffax.evaluation import psnr, ssim
+from diffax.inverse import LinearProblem, residual
+from diffax.operators import norm
+
+PLANES = {"axial": 2, "coronal": 0, "sagittal": 1}  # the axis of (rows, columns, slices) that is left out
+DATA_RANGE = 1.0
+
+
+def agreement(
+    images: Float[Array | np.ndarray, "h w n"], truth: Float[Array | np.ndarray, "h w n"]
+) -> dict[str, float]:
+    """PSNR of the volume, and PSNR and SSIM by plane (means over slices), of images clipped to [0, 1].
+
+    The data range is 1. Slices that agree exactly (air) have no finite PSNR and are left out of its mean;
+    SSIM mirrors slices at their edges, with a window of 11 pixels, or of 7 where a slice is narrower than 11.
+    """
+    x, y = jnp.clip(jnp.asarray(images), 0, 1), jnp.asarray(truth)
+    found = {"psnr": float(psnr(x[None, ..., None], y[None, ..., None], data_range=DATA_RANGE)[0])}
+    for plane, axis in PLANES.items():
+        pair = [jnp.moveaxis(v, axis, 0)[..., None] for v in (x, y)]
+        each = np.asarray(psnr(*pair, data_range=DATA_RANGE))
+        found[f"psnr_{plane}"] = float(each[np.isfinite(each)].mean()) if np.isfinite(each).any() else np.inf
+        window = 11 if min(pair[0].shape[1:3]) >= 11 else 7
+        if min(pair[0].shape[1:3]) >= window:
+            values = _ssim(*pair, window)
+            found[f"ssim_{plane}"] = float(values)
+    return found
+
+
+def misfit(problem: LinearProblem, images: Float[Array | np.ndarray, "h w n"]) -> float:
+    """``|A x - y| / |y|``."""
+    return float(_misfit(problem, jnp.asarray(images)))
+
+
+def roughness(images: Float[Array | np.ndarray, "h w n"]) -> float:
+    """The mean size of differences from slice to slice."""
+    return float(np.mean(np.abs(np.diff(np.asarray(images), axis=2)))) if images.shape[2] > 1 else 0.0
+
+
+@jax.jit
+def _misfit(problem: LinearProblem, images: Array) -> Array:
+    return norm(residual(problem, images)) / norm(problem.y)
+
+
+def _ssim(x: Array, y: Array, window: int) -> Array:
+    return jnp.mean(
+        jax.jit(lambda x, y: ssim(x, y, data_range=DATA_RANGE, window=window, padding="reflect"))(x, y)
+    )
