@@ -112,7 +112,7 @@ def write_dicom(
 
     The position and spacing are the volume's own, also where the template has others. Voxels are stored as
     int16, ``value = slope stored + intercept``: CT with slope 1 (HU) where the values fit and span at least
-    1000 HU, else (and MR) such that their range is 65000 slopes wide (an error of 1e-5 of the range).
+    100 HU, else (and MR) such that their range is 65000 slopes wide (an error of 1e-5 of the range).
     ``ImageType`` is DERIVED, SECONDARY; the UIDs of series and files are new. The folder appears whole or
     not at all. Returns the new ``SeriesInstanceUID``. Raises ``ValueError`` for a folder in use, sheared
     axes, voxels that are not finite, other modalities, long descriptions, and a template that cannot be read.
@@ -222,7 +222,7 @@ def _quantise(array: Float32[np.ndarray, "x y z"], data: Any) -> Int16[np.ndarra
     """Stored values, and slope and intercept as the file will hold them: decimals of 16 characters."""
     low, high = float(array.min()), float(array.max())
     slope, intercept = (high - low) / _LEVELS, (high + low) / 2
-    if data.Modality == "CT" and low >= -32768 and high <= 32767 and high - low >= 1000:
+    if data.Modality == "CT" and low >= -32768 and high <= 32767 and high - low >= 100:
         slope, intercept = 1.0, 0.0
     data.RescaleSlope, data.RescaleIntercept = _decimal(slope or 1.0), _decimal(intercept)
     data.RescaleType = "HU" if data.Modality == "CT" else "US"

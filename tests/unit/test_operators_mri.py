@@ -48,7 +48,7 @@ def matrices(operator):
     return tables
 
 
-@pytest.mark.parametrize("shape", [(4, 6, 1), (5, 3, 2), (4, 5, 1), (1, 1, 1)])
+@pytest.mark.parametrize("shape", [(4, 6, 1), (5, 3, 2)])
 @pytest.mark.parametrize("coils", [None, 3])
 def test_adjoint_is_the_conjugate_transpose_and_the_norm_at_most_one(shape, coils):
     mask = np.random.default_rng(2).random(shape) < 0.7
@@ -84,7 +84,7 @@ def test_normal_is_the_projection_on_the_mask(shape):
     np.testing.assert_allclose(sense.normal(x), x, atol=1e-6)  # the maps' squares sum to 1
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (31, 33), (32, 27)])
+@pytest.mark.parametrize("shape", [(32, 32), (31, 26)])
 def test_a_gaussian_becomes_a_gaussian_about_the_origin(shape):
     """In the continuum exp(-r^2 / 2 s^2) becomes 2 pi s^2 exp(-2 pi^2 s^2 f^2), f = k / n."""
     s = 2.5
@@ -103,8 +103,8 @@ def test_gradient_goes_through_the_adjoint():
     operator = cartesian_mri(cartesian_mask(shape, "gaussian2d", 2.0), shape, birdcage_maps(3, shape))
     real, y = real_images(operator), operator(image(shape))
     x = image(shape, 1).real
-    got = jax.grad(lambda x: 0.5 * (jnp.abs(real(x) - y) ** 2).sum())(x)
-    np.testing.assert_allclose(got, real.adjoint(real(x) - y), atol=1e-5)
+    got = jax.jit(jax.grad(lambda x: 0.5 * (jnp.abs(real(x) - y) ** 2).sum()))(x)
+    np.testing.assert_allclose(got, jax.jit(lambda x: real.adjoint(real(x) - y))(x), atol=1e-5)
 
 
 def test_birdcage_maps():
