@@ -77,14 +77,15 @@ def cg(
     size = jnp.maximum(norm(b), jnp.finfo(norm(b).dtype).tiny)
 
     def step(state: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
-        x, r, p, rr = state
+        x, r, p, rr, steepest = state
         q = matrix(p)
-        length = _ratio(rr, inner(p, q).real)
+        length, steepest = _length(rr, inner(p, q).real, inner(p, p).real, steepest)
         x, r = x + length * p, r - length * q
         after = inner(r, r).real
-        return (x, r, r + _ratio(after, rr) * p, after), jnp.sqrt(after) / size
+        return (x, r, r + _ratio(after, rr) * p, after, steepest), jnp.sqrt(after) / size
 
-    state, history, count = iterate(step, (x, r, r, inner(r, r).real), n_steps, below(tol))
+    rr = inner(r, r).real
+    state, history, count = iterate(step, (x, r, r, rr, jnp.zeros_like(rr)), n_steps, below(tol))
     return Solution(state[0], history, count)
 
 
@@ -109,15 +110,16 @@ def cgls(
     first = inner(s, s).real
 
     def step(state: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
-        move, r, p, ss = state
-        q = a(p)
-        length = _ratio(ss, inner(q, q).real + damping * inner(p, p).real)
+        move, r, p, ss, steepest = state
+        q, pp = a(p), inner(p, p).real
+        length, steepest = _length(ss, inner(q, q).real + damping * pp, pp, steepest)
         move, r = move + length * p, r - length * q
         s = a.adjoint(r) - damping * move
         after = inner(s, s).real
-        return (move, r, s + _ratio(after, ss) * p, after), jnp.sqrt(_ratio(after, first))
+        return (move, r, s + _ratio(after, ss) * p, after, steepest), jnp.sqrt(_ratio(after, first))
 
-    state, history, count = iterate(step, (jnp.zeros_like(start), r, s, first), n_steps, below(tol))
+    begin = (jnp.zeros_like(start), r, s, first, jnp.zeros_like(first))
+    state, history, count = iterate(step, begin, n_steps, below(tol))
     return Solution(start + state[0], history, count)
 
 
@@ -146,6 +148,17 @@ def sirt(
         return x, norm(residual(problem, x))
 
     return Solution(*iterate(step, x, n_steps, settled(tol)))
+
+
+def _length(rr: Array, curvature: Array, size: Array, steepest: Array) -> tuple[Array, Array]:
+    """CG's step, ``rr / curvature``, and the largest curvature of a unit direction so far.
+
+    Directions so flat beside it that their curvature is rounding are left alone: a singular system is solved
+    in its range, and does not blow up where nothing but noise is left.
+    """
+    steepest = jnp.maximum(steepest, _ratio(curvature, size))
+    flat = curvature <= 8 * jnp.finfo(rr.dtype).eps * steepest * size
+    return jnp.where(flat, 0, _ratio(rr, curvature)), steepest
 
 
 def _ratio(above: Array, below: Array) -> Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from diffax.checks import require, require_number
-from diffax.inverse.linear import cgls
+from diffax.inverse.linear import cg, cgls
 from diffax.inverse.problem import LinearProblem, residual, to_batch, to_images
 from diffax.inverse.total_variation import Split, admm_sweep, split_of
 from diffax.operators import gradient
@@ -39,29 +39,36 @@ def dds_volume(
 
     Each step runs ``n_sweeps`` of ADMM for ``|A x - y|^2/2 + weight TV_z(x) + anchor |x - x0_hat|^2/2`` from
     x0_hat, whose variables are shared by all steps, and hands the result to :func:`ddim` as the estimate.
-    ``anchor`` may depend on the time, as a function of (process, t). For a normalised problem; ``weight=0``
-    leaves the slices independent up to the lengths of CG's steps. Chung et al. 2023 (arXiv:2303.05754),
+    ``anchor`` may depend on the time, as a function of (process, t). For a normalised problem; without
+    ``axes`` there is no prior along z, and slices share but the lengths of CG's steps. Chung et al. 2023 (arXiv:2303.05754),
     section 4.2, with differences along z that do not wrap around.
     """
     require(n_sweeps >= 1 and n_cg >= 1, "n_sweeps, n_cg", (n_sweeps, n_cg), "integers >= 1")
-    differences = gradient(problem.operator.in_shape, tuple(axes), problem.operator.dtype)
-    follow = ddim(eta)
+    a, follow = problem.operator, ddim(eta)
+    differences = gradient(a.in_shape, tuple(axes), a.dtype) if axes else None
+
+    def refine(start: Array, split: Carry, hold: Scalar) -> tuple[Array, Carry]:
+        images = start
+        for _ in range(n_sweeps):
+            if differences is None:
+                b = a.adjoint(problem.y) + hold * start
+                images = cg(lambda v: a.normal(v) + hold * v, b, images, n_steps=n_cg).x
+            else:
+                images, split = admm_sweep(
+                    problem, differences, images, split, weight=weight, rho=rho, n_cg=n_cg,
+                    isotropic=isotropic, anchor=start, anchor_weight=hold,
+                )  # fmt: skip
+        return images, split
 
     def step(context: StepContext, x: Array, carry: Carry) -> tuple[Array, Carry]:
         x0 = context.estimate(x, context.t)
         hold = anchor(context.process, context.t) if callable(anchor) else anchor
-        start = to_images(problem, x0)
-        images, split = start, carry
-        for _ in range(n_sweeps):
-            images, split = admm_sweep(
-                problem, differences, images, split, weight=weight, rho=rho, n_cg=n_cg,
-                isotropic=isotropic, anchor=start, anchor_weight=hold,
-            )  # fmt: skip
+        images, split = refine(to_images(problem, x0), carry, hold)
         refined = to_batch(images, x0)
         x, _ = follow.step(context._replace(estimate=lambda *_: refined), x, ())
         return x, split
 
-    return Sampler(lambda x: split_of(differences), step, _one_call)
+    return Sampler(lambda x: split_of(differences) if differences else (), step, _one_call)
 
 
 def diffusion_mbir(

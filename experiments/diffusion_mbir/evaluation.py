@@ -92,7 +92,7 @@ def reconstructions(
     for number, (method, changed) in enumerate(config.methods.items()):
         variants = {method: dict(changed)}
         if config.reconstruct.ablate_z and number == 0:
-            variants[f"{method}_without_z"] = {**changed, "weight": 0.0, "rho": 0.0}
+            variants[f"{method}_without_z"] = {**changed, "axes": ()}
         for name, chosen in variants.items():
             work = drive.Work(
                 method, settings_of(method, chosen), make_denoise(config),

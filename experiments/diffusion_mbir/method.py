@@ -27,7 +27,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "sirt": {"steps": 200},
     "admm_tv": {"weight": 1e-3, "rho": 0.05, "steps": 150, "n_cg": 4},
     "fista_tv": {"weight": 1e-3, "steps": 300},
-    "dds": {"weight": 1e-3, "rho": 0.1, "steps": 50, "eta": 0.85, "n_cg": 5},
+    "dds": {"weight": 1e-3, "rho": 0.1, "steps": 50, "eta": 0.85, "n_cg": 5, "axes": ("z",)},
     "mbir": {"weight": 1e-3, "rho": 0.1, "steps": 2000, "n_cg": 1, "snr": 0.16},
     "dps": {"strength": 1.0, "steps": 200},
     "pigdm": {"steps": 50, "n_cg": 10},
