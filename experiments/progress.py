@@ -55,18 +55,26 @@ class Progress:
 
 
 class Counted:
-    """A bar for drawing samples: ``counted(done, total)``, at most one line every two seconds."""
+    """A bar for work of many parts: ``counted(done, total)``, at most one line every two seconds.
+
+    The time that remains is told by the parts since the first call, which compilation and what an earlier
+    run did do not count for.
+    """
 
     def __init__(self, name: str) -> None:
         self._name, self._last = name, 0.0
+        self._first: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
+        begun, before = self._first = self._first or (now, done)
         if done >= total or now - self._last > 2:
             self._last = now
-            say(
-                f"{self._name} {bar(done, total)}", end="\r" if sys.stderr.isatty() and done < total else "\n"
+            left = (
+                f"  {_clock((now - begun) * (total - done) / (done - before))} left" if done > before else ""
             )
+            line = f"{self._name} {bar(done, total)}{left if done < total else ''}"
+            say(line, end="\r" if sys.stderr.isatty() and done < total else "\n")
 
 
 def _clock(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """A prior on slices of procedural torsos, and held-out torsos from 8, 4 and 2 views, 90 degrees, and MRI x4.
 
-    python -m experiments.diffusion_mbir.demo --workdir=runs/mbir        # training, then evaluation
-    python -m experiments.main --config=configs/diffusion_mbir/anatomy.py:demo --workdir=runs/mbir --mode=train
+    python -m experiments.diffusion_mbir.demo --workdir=runs/mbir      # training, then evaluation
+    python -m experiments.main --config=configs/diffusion_mbir/anatomy.py:demo --workdir=DIR --mode=train
 
 Variants: ``demo`` (2 cores), ``smoke`` (seconds), ``full`` (an accelerator: the paper's size, 256x256).
 """
@@ -24,8 +24,8 @@ def get_config(variant: str = "demo") -> ConfigDict:
     demo = {
         "cpu_devices": 2,
         "data.volumes": 96,
-        "train.num_steps": 2400,
-        "train.checkpoint_every": 600,
+        "train.num_steps": 2000,
+        "train.checkpoint_every": 500,
         "scans": ALL,
     }
     smoke = {

@@ -12,6 +12,7 @@ from diffax.data.digits import digits
 from diffax.data.folder import open_folder
 from diffax.data.npz import open_npz
 from diffax.data.parquet import open_parquet
+from diffax.data.phantoms import TorsoSource, held_out_torso, torso, torsos
 from diffax.data.pipeline import Pipeline, epoch, pipeline
 from diffax.data.points import (
     MIXTURES,
@@ -26,7 +27,7 @@ from diffax.data.points import (
     two_moons,
 )
 from diffax.data.registry import cifar10, mnist, open_source
-from diffax.data.slices import SliceSource, display_slice, open_volumes, read_volume
+from diffax.data.slices import SliceSource, display_slice, fit_volume, open_volumes, read_volume
 from diffax.data.source import ArraySource, Batch, Item, Source, SourceSpec, Subset, split_source, stack_items
 from diffax.data.stacked import StackedSource
 from diffax.data.stream import MixtureStream
@@ -47,6 +48,7 @@ __all__ = [
     "SourceSpec",
     "StackedSource",
     "Subset",
+    "TorsoSource",
     "Volume",
     "canonical",
     "checkerboard",
@@ -55,7 +57,9 @@ __all__ = [
     "digits",
     "display_slice",
     "epoch",
+    "fit_volume",
     "grid",
+    "held_out_torso",
     "horizontal_flip",
     "levels_of",
     "mnist",
@@ -78,5 +82,7 @@ __all__ = [
     "stack_items",
     "swiss_roll",
     "three_modes",
+    "torso",
+    "torsos",
     "two_moons",
 ]

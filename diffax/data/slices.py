@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Float64, Int
 
 from diffax.checks import require, require_one_of
 from diffax.data.dicom import dicom_geometry, is_dicom, read_dicom
@@ -250,6 +250,38 @@ def fit_square(
     pil = optional_import("PIL.Image")
     resized = pil.fromarray(np.ascontiguousarray(image)).resize((size, size), pil.Resampling.BILINEAR)
     return np.clip(np.asarray(resized, np.float32), -1, 1)
+
+
+def fit_volume(
+    volume: Volume, value_range: tuple[float, float], size: int, field_mm: float | None = None
+) -> Volume:
+    """A volume whose axial slices are (size, size), as :func:`fit_square` makes them; slices stay as many.
+
+    Values are clipped to ``value_range``, and what a slice lacks is its low end. The affine says where the
+    new voxels lie.
+    """
+    pixel_mm = volume.spacing[1], volume.spacing[0]
+    unit = to_unit_range(volume.array, value_range)
+    slices = [
+        fit_square(display_slice(unit, "axial", k), pixel_mm, size, field_mm) for k in range(unit.shape[2])
+    ]
+    low, high = value_range
+    array = np.stack([image.T[::-1, ::-1] for image in slices], axis=-1)
+    array = (array + 1) / 2 * (high - low) + low
+    return Volume(np.ascontiguousarray(array, np.float32), volume.affine @ _places(volume, size, field_mm))
+
+
+def _places(volume: Volume, size: int, field_mm: float | None) -> Float64[np.ndarray, "4 4"]:
+    """From indices of a fitted volume to those of its source: what the crop, the flip and the resizing do."""
+    own, spacing = volume.array.shape, volume.spacing
+    side = field_mm or max(own[i] * spacing[i] for i in (0, 1))
+    places = np.eye(4)
+    for i in (0, 1):
+        n = max(1, round(side / spacing[i]))
+        before = (n - own[i]) // 2 if n > own[i] else -((own[i] - n) // 2)
+        places[i, i] = n / size
+        places[i, 3] = own[i] - 0.5 + before - (size - 0.5) * n / size
+    return places
 
 
 def _centre(image: Float32[np.ndarray, "h w"], n: int, axis: int) -> Float32[np.ndarray, "h2 w2"]:

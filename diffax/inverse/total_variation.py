@@ -6,7 +6,7 @@ Neumann ends: nothing wraps around.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -1,21 +1,25 @@
 """Held-out volumes, measured and reconstructed: every scan of the configuration, every method."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from diffax.inverse import LinearProblem
+from diffax.processes import GaussianProcess
 from diffax.training import TrainState, distributed, mesh_of
+from diffax.types import DenoiseFn, Params
 from experiments import build
 from experiments.diffusion_mbir import drive, measures, pictures
 from experiments.diffusion_mbir.method import reconstruct_classically, settings_of
 from experiments.diffusion_mbir.priors import make_denoise
-from experiments.diffusion_mbir.scan import Geometry, Scan, make_geometry, simulate
+from experiments.diffusion_mbir.scan import Scan, make_geometry, simulate
 from experiments.figures import as_figures, as_rows
 from experiments.progress import Counted, say
 
@@ -23,48 +27,75 @@ Images = Float[np.ndarray, "h w n"]
 
 
 class Case(NamedTuple):
-    """One held-out volume under one scanner."""
+    """One volume under one scanner; cases of one name are averaged."""
 
     name: str
     scan: Scan
     truth: Images
 
-    @property
-    def geometry(self) -> Geometry:
-        return self.scan.geometry
+
+class Study(NamedTuple):
+    """What is compared, around one prior: diffusion methods by name with their changed settings.
+
+    ``ablate_z`` adds the first of them without its prior along z; ADMM-TV has the best of ``tv_weights``.
+    """
+
+    denoise: Callable[[Params, GaussianProcess], DenoiseFn]
+    params: Params
+    methods: Mapping[str, Mapping[str, Any]]
+    tv_weights: Sequence[float]
+    ablate_z: bool
+    chunk: int
+    seed: int
+    mesh: Mesh | None
 
 
 def evaluate(config: ConfigDict, state: TrainState, workdir: Path) -> dict[str, Any]:
-    """Mean figures over volumes of every scan and method, and a picture of each scan's first volume."""
-    settings = config.reconstruct
-    params = distributed.gather(state.nets["model"].averaged(config.sample.ema))
-    found: dict[str, dict[str, float]] = {}
-    for name, asked in config.scans.items():
+    """Held-out volumes under every scan of the configuration."""
+    chosen = config.reconstruct
+    study = Study(
+        make_denoise(config),
+        distributed.gather(state.nets["model"].averaged(config.sample.ema)),
+        {name: dict(changed) for name, changed in config.methods.items()},
+        chosen.tv_weights, chosen.ablate_z, chosen.chunk, chosen.seed, mesh_of(state),
+    )  # fmt: skip
+    volumes = held_out_volumes(config)
+    found = [
+        case for name, asked in config.scans.items() for case in cases(name, asked, volumes, chosen.noise)
+    ]
+    return compare(study, found, workdir, "held-out volumes")
+
+
+def compare(study: Study, found: Sequence[Case], workdir: Path, split: str) -> dict[str, Any]:
+    """Mean figures of every method by the name of its cases, and a picture of each name's first volume."""
+    names = list(dict.fromkeys(case.name for case in found))
+    groups: dict[str, dict[str, float]] = {}
+    for name in names:
         each: dict[str, list[dict[str, float]]] = {}
-        for number, case in enumerate(cases(config, name, asked)):
+        for number, case in enumerate(case for case in found if case.name == name):
             volumes = {}
-            for method, images, about in reconstructions(config, case, params, mesh_of(state)):
+            for method, images, about in reconstructions(study, case):
                 volumes[method] = images
-                figures = measures.agreement(images, case.truth) | about
-                each.setdefault(method, []).append(figures)
-                say(f"{name} volume {number} {method}: {figures['psnr']:.2f} dB")
+                each.setdefault(method, []).append(measures.agreement(images, case.truth) | about)
+                say(f"{name} volume {number} {method}: {each[method][-1]['psnr']:.2f} dB")
             each.setdefault("truth", []).append({"roughness": measures.roughness(case.truth)})
             if number == 0 and distributed.is_main():
                 pictures.planes(workdir / f"planes-{name}.png", volumes, case.truth, title=name)
-        found |= {f"{name}/{method}": _mean(rows) for method, rows in each.items()}
-    about = {"split": "held-out volumes", "extractor": "PSNR with data range 1, images clipped to [0, 1]"}
-    figures = as_figures(found, n_fake=settings.volumes, n_real=settings.volumes, seed=settings.seed, **about)
-    return {"figures": figures, "rows": as_rows(found, "")}
+        groups |= {f"{name}/{method}": _mean(rows) for method, rows in each.items()}
+    n = len(found) // len(names)
+    about = {"split": split, "extractor": "data range 1, images clipped to [0, 1]", "seed": study.seed}
+    return {"figures": as_figures(groups, n_fake=n, n_real=n, **about), "rows": as_rows(groups, "")}
 
 
-def cases(config: ConfigDict, name: str, asked: Mapping[str, Any]) -> Iterator[Case]:
-    """The held-out volumes as a scanner sees them."""
+def cases(name: str, asked: Mapping[str, Any], volumes: Sequence[Images], noise: float) -> list[Case]:
+    """Volumes as a scanner sees them, each with a mask and a noise of its own."""
     arguments = dict(asked)
-    task = arguments.pop("task")
-    for number, truth in enumerate(held_out_volumes(config)):
+    task, made = arguments.pop("task"), []
+    for number, truth in enumerate(volumes):
         geometry = make_geometry(task, truth.shape, **arguments, seed=number)
-        scan = simulate(geometry, truth, np.eye(4), (0.0, 1.0), noise=config.reconstruct.noise, seed=number)
-        yield Case(name, scan, truth)
+        scan = simulate(geometry, truth, np.eye(4), (0.0, 1.0), noise=noise, seed=number)
+        made.append(Case(name, scan, truth))
+    return made
 
 
 def held_out_volumes(config: ConfigDict) -> list[Images]:
@@ -80,32 +111,35 @@ def held_out_volumes(config: ConfigDict) -> list[Images]:
     return [np.ascontiguousarray((np.stack(stack, axis=-1) + 1) / 2, np.float32) for stack in slices.values()]
 
 
-def reconstructions(
-    config: ConfigDict, case: Case, params: Any, mesh: Any
-) -> Iterator[tuple[str, Images, dict[str, float]]]:
+def reconstructions(study: Study, case: Case) -> Iterator[tuple[str, Images, dict[str, float]]]:
     """FBP (or the zero-filled image), ADMM-TV with the best weight, and the diffusion methods."""
     problem = case.scan.problem()
+
+    def about(images: Images) -> dict[str, float]:
+        return {"misfit": measures.misfit(problem, images), "roughness": measures.roughness(images)}
+
     fbp = classical("fbp", case, problem, {})
-    yield "fbp", fbp, {"misfit": measures.misfit(problem, fbp), "roughness": measures.roughness(fbp)}
-    tv, weight = best_tv(config, case, problem)
-    yield "admm_tv", tv, _about(problem, tv) | {"weight": weight}
-    for number, (method, changed) in enumerate(config.methods.items()):
+    yield "fbp", fbp, about(fbp)
+    tv, weight = best_tv(study, case, problem)
+    yield "admm_tv", tv, about(tv) | {"weight": weight}
+    for number, (method, changed) in enumerate(study.methods.items()):
         variants = {method: dict(changed)}
-        if config.reconstruct.ablate_z and number == 0:
+        if study.ablate_z and number == 0:
             variants[f"{method}_without_z"] = {**changed, "axes": ()}
         for name, chosen in variants.items():
             work = drive.Work(
-                method, settings_of(method, chosen), make_denoise(config),
-                seed=config.reconstruct.seed, chunk=config.reconstruct.chunk, mesh=mesh,
+                method, settings_of(method, chosen), study.denoise,
+                seed=study.seed, chunk=study.chunk, mesh=study.mesh,
             )  # fmt: skip
-            images, calls = drive.run(work, problem, params, progress=Counted(f"{case.name} {name}"))
-            yield name, images, _about(problem, images) | {"nfe": float(calls)}
+            begun = time.monotonic()
+            images, calls = drive.run(work, problem, study.params, progress=Counted(f"{case.name} {name}"))
+            yield name, images, about(images) | {"nfe": float(calls), "seconds": time.monotonic() - begun}
 
 
-def best_tv(config: ConfigDict, case: Case, problem: LinearProblem) -> tuple[Images, float]:
+def best_tv(study: Study, case: Case, problem: LinearProblem) -> tuple[Images, float]:
     """ADMM-TV with the weight that comes nearest to the truth: a baseline that no user could tune so well."""
     tried = {}
-    for weight in config.reconstruct.tv_weights:
+    for weight in study.tv_weights:
         images = classical("admm_tv", case, problem, {"weight": weight})
         tried[weight] = (measures.agreement(images, case.truth)["psnr"], images)
     weight = max(tried, key=lambda w: tried[w][0])
@@ -116,9 +150,9 @@ def classical(method: str, case: Case, problem: LinearProblem, changed: Mapping[
     """A classical reconstruction, compiled once for all weights."""
     settings = settings_of(method, changed)
     traced = {"weight": settings.pop("weight")} if "weight" in settings else {}
-    key = (method, case.geometry.task, problem.operator.out_shape)
+    geometry = case.scan.geometry
+    key = (method, geometry.task, problem.operator.out_shape)
     if key not in _COMPILED:
-        geometry = case.geometry
 
         def solve(problem: LinearProblem, traced: Mapping[str, Any]) -> Any:
             return reconstruct_classically(method, geometry, problem, {**settings, **traced})
@@ -128,10 +162,6 @@ def classical(method: str, case: Case, problem: LinearProblem, changed: Mapping[
 
 
 _COMPILED: dict[Any, Any] = {}
-
-
-def _about(problem: LinearProblem, images: Images) -> dict[str, float]:
-    return {"misfit": measures.misfit(problem, images), "roughness": measures.roughness(images)}
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
