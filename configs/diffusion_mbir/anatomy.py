@@ -1,7 +1,8 @@
-"""A prior on slices of procedural torsos, and held-out torsos from 8, 4 and 2 views, 90 degrees, and MRI x4.
+r"""A prior on slices of procedural torsos, and held-out torsos from 8, 4 and 2 views, 90 degrees, and MRI x4.
 
     python -m experiments.diffusion_mbir.demo --workdir=runs/mbir        # training, then evaluation
-    python -m experiments.main --config=configs/diffusion_mbir/anatomy.py:demo --workdir=runs/mbir --mode=train
+    python -m experiments.main --config=configs/diffusion_mbir/anatomy.py:demo \
+        --workdir=runs/mbir --mode=train
 
 Variants: ``demo`` (2 cores), ``smoke`` (seconds), ``full`` (an accelerator: the paper's size, 256x256).
 """

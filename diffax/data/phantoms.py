@@ -21,6 +21,7 @@ _AIR = -1000.0
 _TEST_INDEX = 1_000_000  # torsos from here on are the test split's
 
 Grid = tuple[np.ndarray, np.ndarray, np.ndarray]
+Lengths = Sequence[float] | np.ndarray
 
 
 def torso(index: int, size: int = 64, seed: int = 0) -> Volume:
@@ -89,7 +90,7 @@ def _grid(size: int) -> Grid:
 
 def _waves(rng: np.random.Generator, grid: Grid, low: float, high: float, count: int = 8) -> np.ndarray:
     """A smooth random field of variance 1: waves of ``low`` to ``high`` periods in the field of view."""
-    total = np.float32(0)
+    total: np.ndarray = np.zeros((), np.float32)
     for _ in range(count):
         direction = rng.normal(size=3)
         k = np.pi * rng.uniform(low, high) * direction / np.linalg.norm(direction)
@@ -112,7 +113,7 @@ class _Canvas:
         self.grid, self._edge = grid, np.float32(edge)
         self.values = np.full(np.broadcast_shapes(*(axis.shape for axis in grid)), _AIR, np.float32)
 
-    def inside(self, centre: Sequence[float], axes: Sequence[float], turn: float = 0.0) -> np.ndarray:
+    def inside(self, centre: Sequence[float], axes: Lengths, turn: float = 0.0) -> np.ndarray:
         """The share of each voxel that an ellipsoid covers, nearly; ``turn`` is about z, in radians."""
         x, y, z = (axis - np.float32(c) for axis, c in zip(self.grid, centre, strict=True))
         c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))

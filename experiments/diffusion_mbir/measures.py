@@ -19,7 +19,8 @@ def agreement(
     """PSNR of the volume, and PSNR and SSIM by plane (means over slices), of images clipped to [0, 1].
 
     The data range is 1. Means are over slices with some voxel above 0.05 in the truth: empty ones agree too
-    easily. SSIM mirrors slices at their edges, with a window of 11 pixels, or of 7 where a slice is narrower than 11.
+    easily. SSIM mirrors slices at their edges, with a window of 11 pixels, or of 7 where a slice is narrower
+    than 11.
     """
     x, y = jnp.clip(jnp.asarray(images), 0, 1), jnp.asarray(truth)
     found = {"psnr": float(psnr(x[None, ..., None], y[None, ..., None], data_range=DATA_RANGE)[0])}

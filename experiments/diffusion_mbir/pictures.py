@@ -19,7 +19,7 @@ def planes(
     window: tuple[float, float] = (0.0, 1.0),
     title: str = "",
 ) -> None:
-    """A column a volume; rows: axial, coronal and sagittal middle slices, each above its error where truth is known."""
+    """A column a volume; rows: middle slices of three planes, each above its error if truth is known."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -28,7 +28,7 @@ MODALITIES = {"sparse_view": "ct", "limited_angle": "ct", "mri": "mr"}
 class Geometry(NamedTuple):
     """What a scanner measures of a volume of ``shape`` (rows, columns, slices).
 
-    CT: ``angles`` in radians from the image's +x and ``detectors`` bins of a pixel. MRI: a ``mask`` of k-space.
+    CT: ``angles`` in radians from the image's +x, ``detectors`` bins of a pixel. MRI: a ``mask`` of k-space.
     """
 
     task: str
