@@ -6,7 +6,6 @@ from diffax.inverse.fbp import fbp, ramp_filter, view_weights
 from diffax.inverse.linear import Solution, cg, cgls, sirt
 from diffax.inverse.posterior import (
     dds_volume,
-    diffusion_mbir,
     dps,
     red_diff,
     replacement,
@@ -27,7 +26,6 @@ __all__ = [
     "dds",
     "dds_volume",
     "diffpir",
-    "diffusion_mbir",
     "dps",
     "fbp",
     "fista_tv",

@@ -78,7 +78,8 @@ def pigdm(
     """``x0_hat + sigma^2/alpha J^T A^H (r^2 A A^H + noise_std^2)^{-1} (y - A x0_hat)``, J = dx0_hat/dx.
 
     The guidance of pseudo-inverses, with r as in :func:`isotropic`; one backward pass through the network a
-    call. Exact for data N(m, prior_std^2 I). Song et al. 2023 (ICLR, "Pseudoinverse-guided diffusion models"), eq. 7.
+    call. Exact for data N(m, prior_std^2 I). Song et al. 2023 (ICLR, "Pseudoinverse-guided diffusion
+    models"), eq. 7.
     """
     variance = _shrunk(prior_std)
     damping = _damping(problem, variance, process)
@@ -100,10 +101,11 @@ def pigdm(
 def tweedie_covariance(
     problem: LinearProblem, process: GaussianProcess, n_steps: int = 5
 ) -> DenoiseTransform:
-    """``x0_hat + C A^H (A C A^H + noise_std^2)^{-1} (y - A x0_hat)`` with ``C = sigma^2/alpha J``, Tweedie's covariance.
+    """``x0_hat + C A^H (A C A^H + noise_std^2)^{-1} (y - A x0_hat)`` with ``C = sigma^2/alpha J``.
 
-    Exact for every Gaussian prior. Each of the ``n_steps`` of conjugate gradients costs a backward pass
-    through the network. Boys et al. 2023 (arXiv:2310.06721); Rozet et al. 2024 (arXiv:2405.13712), eq. 10.
+    C is Tweedie's covariance; exact for every Gaussian prior. Each of the ``n_steps`` of conjugate
+    gradients costs a backward pass through the network. Boys et al. 2023 (arXiv:2310.06721); Rozet et al.
+    2024 (arXiv:2405.13712), eq. 10.
     """
 
     def transform(denoise: DenoiseFn) -> DenoiseFn:

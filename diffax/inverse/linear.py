@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from diffax.checks import require, require_number
 from diffax.inverse.problem import LinearProblem, residual
 from diffax.operators import inner, norm
+from diffax.types import Scalar
 
 
 class Solution(NamedTuple):
@@ -66,10 +67,10 @@ def cg(
     n_steps: int,
     tol: float = 0.0,
 ) -> Solution:
-    """Conjugate gradients for ``matrix(x) = b``, Hermitian and positive definite; ``history`` is ``|b - M x|/|b|``.
+    """Conjugate gradients for ``matrix(x) = b``, a Hermitian and positive definite matrix.
 
-    Starts at ``x`` (None: zero); stops after ``n_steps``, at a relative residual of ``tol``, or where the
-    residual is zero. Hestenes & Stiefel 1952, algorithm 3:1.
+    ``history`` is ``|b - M x| / |b|``. Starts at ``x`` (None: zero); stops after ``n_steps``, at a relative
+    residual of ``tol``, or where the residual is zero. Hestenes & Stiefel 1952, algorithm 3:1.
     """
     require_number("tol", tol, -1e-30, 1.0, "a number in [0, 1)")
     x = jnp.zeros_like(b) if x is None else x
@@ -94,14 +95,14 @@ def cgls(
     x: Shaped[Array, "h w n"] | None = None,
     *,
     n_steps: int,
-    damping: float | Float[Array, ""] = 0.0,
+    damping: Scalar = 0.0,
     tol: float = 0.0,
 ) -> Solution:
     """Conjugate gradients for ``min |A x - y|^2 + damping |x - x_start|^2``, without forming ``A^H A``.
 
     From ``x`` (None: zero); without damping it tends to the solution nearest to the start. ``history`` is
-    the size of the gradient ``A^H (y - A x) - damping (x - x_start)`` over that at the start; stops at ``tol``.
-    Björck 1996, *Numerical Methods for Least Squares Problems*, algorithm 7.4.1.
+    the size of the gradient ``A^H (y - A x) - damping (x - x_start)`` over that at the start; stops at
+    ``tol``. Björck 1996, *Numerical Methods for Least Squares Problems*, algorithm 7.4.1.
     """
     a = problem.operator
     start = jnp.zeros(a.in_shape, a.dtype) if x is None else x
@@ -128,7 +129,7 @@ def sirt(
     x: Shaped[Array, "h w n"] | None = None,
     *,
     n_steps: int,
-    relaxation: float = 1.0,
+    relaxation: Scalar = 1.0,
     tol: float = 0.0,
 ) -> Solution:
     """``x += relaxation C A^T R (y - A x)``, R and C the inverse row and column sums of A.

@@ -1,4 +1,4 @@
-r"""Posterior samplers that need more than a better x0_hat: a state over steps, a gradient, or the noisy iterate.
+r"""Posterior samplers that need more than a better x0_hat: a state, a gradient, or the noisy iterate.
 
 All are :class:`diffax.samplers.Sampler`; those without network calls of their own are made for ``chain``.
 """
@@ -16,7 +16,7 @@ from diffax.inverse.problem import LinearProblem, residual, to_batch, to_images
 from diffax.inverse.total_variation import Split, admm_sweep, split_of
 from diffax.operators import gradient
 from diffax.processes import GaussianProcess
-from diffax.samplers import Sampler, StepContext, chain, ddim, ddpm, langevin, memoryless
+from diffax.samplers import Sampler, StepContext, ddim, ddpm, memoryless
 from diffax.samplers.base import Carry
 from diffax.types import Scalar
 
@@ -35,13 +35,13 @@ def dds_volume(
     axes: Sequence[str] = ("z",),
     isotropic: bool = False,
 ) -> Sampler:
-    r"""Decomposed diffusion sampling of a volume: the estimate, made consistent in data and along z, then DDIM.
+    r"""Decomposed diffusion sampling of a volume: DDIM with an estimate that agrees with data and along z.
 
     Each step runs ``n_sweeps`` of ADMM for ``|A x - y|^2/2 + weight TV_z(x) + anchor |x - x0_hat|^2/2`` from
     x0_hat, whose variables are shared by all steps, and hands the result to :func:`ddim` as the estimate.
     ``anchor`` may depend on the time, as a function of (process, t). For a normalised problem; without
-    ``axes`` there is no prior along z, and slices share but the lengths of CG's steps. Chung et al. 2023 (arXiv:2303.05754),
-    section 4.2, with differences along z that do not wrap around.
+    ``axes`` there is no prior along z, and slices share but the lengths of CG's steps. Chung et al. 2023
+    (arXiv:2303.05754), section 4.2, with differences along z that do not wrap around.
     """
     require(n_sweeps >= 1 and n_cg >= 1, "n_sweeps, n_cg", (n_sweeps, n_cg), "integers >= 1")
     a, follow = problem.operator, ddim(eta)
@@ -71,25 +71,6 @@ def dds_volume(
     return Sampler(lambda x: split_of(differences) if differences else (), step, _one_call)
 
 
-def diffusion_mbir(
-    problem: LinearProblem,
-    *,
-    weight: Scalar,
-    rho: Scalar,
-    snr: float = 0.16,
-    n_cg: int = 1,
-    step_size: str = "sample",
-) -> Sampler:
-    """Diffusion model-based iterative reconstruction: predictor, corrector, and ADMM-TV along z on the noisy iterate.
-
-    ``chain(langevin(snr), ddpm("large"), tv_consistency(...))`` for a variance-exploding process: two network
-    calls a step. Langevin steps by each slice's own norms (``step_size="batch"``: by means over the batch,
-    as published, where slices then depend on each other). Chung et al. 2023 (CVPR; arXiv:2211.10655), algorithm 1.
-    """
-    consistency = tv_consistency(problem, weight=weight, rho=rho, n_cg=n_cg)
-    return chain(langevin(snr, step_size=step_size), ddpm("large"), consistency)
-
-
 def tv_consistency(
     problem: LinearProblem,
     *,
@@ -101,7 +82,7 @@ def tv_consistency(
 ) -> Sampler:
     """One sweep of ADMM for ``|A x - y|^2/2 + weight TV_z(x)`` on the iterate as it is, noise and all.
 
-    For ``chain``, after the step that arrives at s. One pair of variables serves all steps and is never reset.
+    For ``chain``, after the step that arrives at s. One pair of variables serves all steps, never reset.
     """
     differences = gradient(problem.operator.in_shape, tuple(axes), problem.operator.dtype)
 
@@ -119,9 +100,9 @@ def tv_consistency(
 def dps(problem: LinearProblem, strength: Scalar = 1.0, inner: Sampler | None = None) -> Sampler:
     r"""``x_s = inner(x_t) - strength d/dx_t |y - A x0_hat(x_t)|``, the norm of each sample by itself.
 
-    One network call and one backward pass a step; ``inner`` (None: ``ddpm()``) is a sampler of one call, which
-    is given the same estimate. The likelihood is taken at x0_hat alone: posteriors come out too narrow where
-    x0 given x_t is still wide. Chung et al. 2022 (arXiv:2209.14687), algorithm 1.
+    One network call and one backward pass a step; ``inner`` (None: ``ddpm()``) is a sampler of one call,
+    which is given the same estimate. The likelihood is taken at x0_hat alone: posteriors come out too narrow
+    where x0 given x_t is still wide. Chung et al. 2022 (arXiv:2209.14687), algorithm 1.
     """
     follow = inner or ddpm()
 
@@ -141,8 +122,8 @@ def replacement(problem: LinearProblem, strength: Scalar = 1.0, n_cg: int = 5) -
     r"""``x <- x + strength A^+ (alpha y + sigma A z - A x)``: what was measured, noised to the level of x.
 
     For ``chain``, before the step that leaves t; z is fresh noise. For an operator that selects coefficients
-    (a mask of k-space) A^+ is its adjoint, and this is the method of Song et al. 2022 (arXiv:2111.08005), eq. 8,
-    with strength their lambda; other operators take ``n_cg`` steps of CGLS for A^+.
+    (a mask of k-space) A^+ is its adjoint, and this is the method of Song et al. 2022 (arXiv:2111.08005),
+    eq. 8, with strength their lambda; other operators take ``n_cg`` steps of CGLS for A^+.
     """
 
     def step(context: StepContext, x: Array) -> Array:
@@ -164,11 +145,12 @@ def red_diff(
     b1: float = 0.9,
     b2: float = 0.99,
 ) -> Sampler:
-    r"""A variational fit of one image: Adam on ``|A x - y|^2/2 + weight (sigma/alpha) <x, sg(eps_hat - eps)>``.
+    r"""A variational fit of one image, by Adam on data and denoising at once.
 
-    x is the image itself, not a noisy one (start it with ``x_init``, such as the adjoint's or FBP's image);
-    at each t of the grid it is noised, denoised, and pulled. The mode, not a sample. For a normalised
-    problem. Mardani et al. 2023 (arXiv:2305.04391), algorithm 1, with their weight 1/SNR.
+    The objective is ``|A x - y|^2/2 + weight (sigma/alpha) <x, sg(eps_hat - eps)>``. x is the image
+    itself, not a noisy one (start it with ``x_init``, such as the adjoint's or FBP's image); at each t of the
+    grid it is noised, denoised, and pulled. The mode, not a sample. For a normalised problem. Mardani et al.
+    2023 (arXiv:2305.04391), algorithm 1, with their weight 1/SNR.
     """
     require_number("learning_rate", learning_rate, 0.0, jnp.inf, "above 0")
 
@@ -194,7 +176,7 @@ def red_diff(
 
 
 def sart_step(problem: LinearProblem, images: Shaped[Array, "h w n"]) -> Shaped[Array, "h w n"]:
-    """``x + A^T (y - A x) / A^T (A 1)``: the one step towards the data that ends published reconstructions of CT."""
+    """``x + A^T (y - A x) / A^T (A 1)``: the one step to the data that ends published CT reconstructions."""
     a = problem.operator
     sums = a.normal(jnp.ones(a.in_shape, a.dtype))
     return images - a.adjoint(residual(problem, images)) / jnp.where(sums > 0, sums, 1)

@@ -5,7 +5,7 @@ isotropic ``sum sqrt(sum_a |D_a x|^2)``. With the axis "z" alone it couples slic
 Neumann ends: nothing wraps around.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -107,7 +107,7 @@ def admm_tv(
 ) -> Solution:
     """ADMM with ``n_cg`` warm-started steps of conjugate gradients a sweep; ``history`` is the objective.
 
-    ``rho`` changes the speed, not the solution; None takes ``0.01 ||A||^2``... of the problem's own norm.
+    ``rho`` changes the speed, not the solution; None takes ``0.02 ||A||^2``.
     Stops where the objective changes by less than ``tol`` of itself in a sweep (which may rise at first).
     """
     require_number("weight", weight, -1e-30, jnp.inf, "a number >= 0")
@@ -136,11 +136,11 @@ def fista_tv(
     tol: float = 0.0,
     x: Shaped[Array, "h w n"] | None = None,
 ) -> Solution:
-    """Accelerated proximal gradients; ``bounds`` keeps real voxels in an interval. ``history`` is the objective.
+    """Accelerated proximal gradients; ``bounds`` keeps real voxels in an interval.
 
-    The step is ``1 / ||A||^2`` (with 2 % to spare); the proximal map of TV is solved in its dual by ``n_dual``
-    accelerated steps, warm-started. Beck & Teboulle 2009 (IEEE TIP 18), algorithms MFISTA (without the
-    monotone choice) and FGP.
+    ``history`` is the objective. The step is ``1 / ||A||^2`` (with 2 % to spare); the proximal map of TV is
+    solved in its dual by ``n_dual`` accelerated steps, warm-started. Beck & Teboulle 2009 (IEEE TIP 18),
+    algorithms MFISTA (without the monotone choice) and FGP.
     """
     a = problem.operator
     d = gradient(a.in_shape, axes, a.dtype)
@@ -168,15 +168,18 @@ def _denoise(
     target: Array,
     weight: Scalar,
     dual: Array,
-    clip: object,
+    clip: Callable[[Array], Array],
     n_steps: int,
     isotropic: bool,
     bound: float,
 ) -> tuple[Array, Array]:
-    """``argmin |x - target|^2/2 + weight TV(x)`` in the box, and its dual: ``x = clip(target - weight D^T p)``."""
+    """``argmin |x - target|^2/2 + weight TV(x)`` in the box, and its dual p.
+
+    ``x = clip(target - weight D^T p)``.
+    """
 
     def primal(p: Array) -> Array:
-        return clip(target - weight * d.adjoint(p))  # type: ignore[operator]
+        return clip(target - weight * d.adjoint(p))
 
     def step(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         p, q, t = state

@@ -28,7 +28,7 @@ class SamplerState(NamedTuple):
 
     x: Float[Array, "b ..."]
     carry: Carry
-    index: Int[Array, ""]
+    index: Int[Array, ""]  # type: ignore[assignment]  # tuple has a method of that name
 
 
 def sample(

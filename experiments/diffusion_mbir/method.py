@@ -16,8 +16,8 @@ from diffax import checks, inverse
 from diffax.guidance import compose
 from diffax.inverse import LinearProblem
 from diffax.processes import EDM, VE, GaussianProcess, grids
-from diffax.samplers import Sampler, chain, ddim, ddpm
-from diffax.types import DenoiseTransform
+from diffax.samplers import Sampler, chain, ddim, ddpm, langevin
+from diffax.types import DenoiseTransform, Scalar
 from experiments.diffusion_mbir.scan import Geometry
 
 # of the normalised problem, images in [0, 1]; chosen on torsos 1,000,000 and the next, which are in no split
@@ -84,6 +84,25 @@ def for_networks(problem: LinearProblem) -> LinearProblem:
     return inverse.rescale(inverse.normalise(problem), 0.5, 0.5)
 
 
+def diffusion_mbir(
+    problem: LinearProblem,
+    *,
+    weight: Scalar,
+    rho: Scalar,
+    snr: float = 0.16,
+    n_cg: int = 1,
+    step_size: str = "sample",
+) -> Sampler:
+    """The paper's method: predictor, corrector, and ADMM-TV along z on the noisy iterate.
+
+    ``chain(langevin(snr), ddpm("large"), tv_consistency(...))`` for a variance-exploding process: two network
+    calls a step. Langevin steps by each slice's own norms (``step_size="batch"``: by means over the batch,
+    as published, where slices then depend on each other). Algorithm 1.
+    """
+    consistency = inverse.tv_consistency(problem, weight=weight, rho=rho, n_cg=n_cg)
+    return chain(langevin(snr, step_size=step_size), ddpm("large"), consistency)
+
+
 def make_recipe(method: str, problem: LinearProblem, settings: Mapping[str, Any]) -> Recipe:
     """One of :data:`DIFFUSION`, from a problem that :func:`for_networks` made.
 
@@ -96,9 +115,7 @@ def make_recipe(method: str, problem: LinearProblem, settings: Mapping[str, Any]
     noisy = inner._replace(noise_std=jnp.maximum(jnp.asarray(inner.noise_std), 1e-3))
     if method == "mbir":
         ve, weight = VE(sigma_min=0.01, sigma_max=80.0), own.pop("weight") / 2
-        sampler = inverse.diffusion_mbir(
-            inner, weight=weight, rho=own["rho"] / 4, snr=own["snr"], n_cg=own["n_cg"]
-        )
+        sampler = diffusion_mbir(inner, weight=weight, rho=own["rho"] / 4, snr=own["snr"], n_cg=own["n_cg"])
         return Recipe(ve, grids.uniform(ve, steps), compose(), sampler)
     grid = grids.karras(edm, steps, final="zero")
     if method == "dds":

@@ -124,7 +124,7 @@ def test_the_bias_of_the_others_is_what_their_covariance_says():
 
 
 def test_a_constant_weight_is_exact_at_one_noise_level_only():
-    """dds with weight r^2/noise_std^2 equals the posterior mean of a unit prior where r is that, and nowhere else."""
+    """dds with weight r^2/noise_std^2 is the posterior mean of a unit prior where r is that, nowhere else."""
     process, cov = EDM(), PRIORS["unit"]
     x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 2, 1)), jnp.float32)
     problem = problem_of(3)
@@ -140,7 +140,7 @@ def test_a_constant_weight_is_exact_at_one_noise_level_only():
 
 
 def test_the_map_of_red_diff_is_the_posterior_mean_of_a_gaussian():
-    """For a Gaussian the mode is the mean: the fit's fixed point with prior weight noise_std^2, unit prior."""
+    """For a Gaussian the mode is the mean: the fit's fixed point with a unit prior weighed noise_std^2."""
     process = EDM()
     problem = problem_of(256)
     expected = posterior_of(MEAN, PRIORS["unit"])[0]
