@@ -10,12 +10,34 @@ from ml_collections import ConfigDict
 
 from experiments.diffusion_mbir import settings
 
-ALL = {
+CT = {
     "sparse8": settings.SPARSE_8,
     "sparse4": settings.SPARSE_4,
     "sparse2": settings.SPARSE_2,
     "limited90": settings.LIMITED,
-    "mri4": settings.MRI_4,
+}
+ALL = {**CT, "mri4": settings.MRI_4}
+FULL = {
+    "data.size": 256,
+    "model": {
+        **settings.UNET_64,
+        "channels": 128,
+        "channel_multipliers": (1, 1, 2, 2, 4),
+        "blocks_per_level": 2,
+        "attention_levels": (False, False, False, True, True),
+        "heads": 4,
+        "resample": "pool",
+        "scale_shift": True,
+        "dtype": "bfloat16",
+    },
+    "train.num_steps": 100_000,
+    "train.batch_size": 64,
+    "train.checkpoint_every": 5000,
+    "train.optimizer.learning_rate": 2e-4,
+    "train.optimizer.warmup_steps": 5000,
+    "scans": ALL,
+    "methods": {"dds": {}, "mbir": {}},
+    "reconstruct.chunk": 32,
 }
 
 
@@ -44,27 +66,5 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "reconstruct.volumes": 1,
         "reconstruct.tv_weights": (1e-3, 1e-2),
     }
-    full = {
-        "data.size": 256,
-        "data.volumes": 400,
-        "model": {
-            **settings.UNET_64,
-            "channels": 128,
-            "channel_multipliers": (1, 1, 2, 2, 4),
-            "blocks_per_level": 2,
-            "attention_levels": (False, False, False, True, True),
-            "heads": 4,
-            "resample": "pool",
-            "scale_shift": True,
-            "dtype": "bfloat16",
-        },
-        "train.num_steps": 100_000,
-        "train.batch_size": 64,
-        "train.checkpoint_every": 5000,
-        "train.optimizer.learning_rate": 2e-4,
-        "train.optimizer.warmup_steps": 5000,
-        "scans": ALL,
-        "methods": {"dds": {}, "mbir": {}},
-        "reconstruct.chunk": 32,
-    }
+    full = {**FULL, "data.volumes": 400}
     return settings.variant_of(variant, {"demo": demo, "smoke": smoke, "full": full})

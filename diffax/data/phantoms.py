@@ -90,13 +90,13 @@ def _grid(size: int) -> Grid:
 
 def _waves(rng: np.random.Generator, grid: Grid, low: float, high: float, count: int = 8) -> np.ndarray:
     """A smooth random field of variance 1: waves of ``low`` to ``high`` periods in the field of view."""
-    total = np.float32(0)
+    total = np.zeros((), np.float32)
     for _ in range(count):
         direction = rng.normal(size=3)
         k = np.pi * rng.uniform(low, high) * direction / np.linalg.norm(direction)
         x, y, z = (np.float32(c) * axis for c, axis in zip(k, grid, strict=True))
         total = total + np.sin(x + y + z + np.float32(rng.uniform(0, 2 * np.pi)))
-    return total * np.float32(np.sqrt(2 / count))
+    return np.asarray(total * np.float32(np.sqrt(2 / count)))
 
 
 def _warp(rng: np.random.Generator, grid: Grid) -> Grid:

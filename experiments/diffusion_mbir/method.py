@@ -8,7 +8,6 @@ Chung et al. 2023 (CVPR, arXiv:2211.10655); the other samplers name their papers
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -120,7 +119,8 @@ def make_recipe(method: str, problem: LinearProblem, settings: Mapping[str, Any]
     grid = grids.karras(edm, steps, final="zero")
     if method == "dds":
         weight, rho = own.pop("weight") / 2, own.pop("rho") / 4
-        return Recipe(edm, grid, compose(), inverse.dds_volume(inner, weight=weight, rho=rho, **own))
+        sampler = inverse.dds_volume(inner, weight=weight, rho=rho, anchor=_trust(inner.noise_std), **own)
+        return Recipe(edm, grid, compose(), sampler)
     if method == "dps":
         return Recipe(edm, grid, compose(), inverse.dps(inner, own["strength"]))
     if method == "replacement":
@@ -138,6 +138,9 @@ def make_recipe(method: str, problem: LinearProblem, settings: Mapping[str, Any]
     return Recipe(edm, grid, transforms[method](), ddim(0.85))
 
 
-def keys_of(key: Any, count: int) -> Any:
-    """A key for each slice, whatever their number."""
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+def _trust(noise_std: Scalar) -> Callable[[GaussianProcess, Any], Any]:
+    """How much the network's estimate weighs beside noisy data: ``noise_std^2 / r^2``, r its own error.
+
+    ``1/r^2 = 1/prior_std^2 + 1/sigma^2`` with a prior_std of 0.5; noise-free data leave it no weight.
+    """
+    return lambda process, t: noise_std**2 * (4.0 + (process.alpha(t) / process.sigma(t)) ** 2)

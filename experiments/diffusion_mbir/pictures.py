@@ -19,7 +19,7 @@ def planes(
     window: tuple[float, float] = (0.0, 1.0),
     title: str = "",
 ) -> None:
-    """A column a volume; rows: axial, coronal and sagittal middle slices, above their errors where truth is."""
+    """A column a volume; rows: axial, coronal and sagittal middle slices, over their errors where known."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -21,6 +21,7 @@ SPARSE_4 = {"task": "sparse_view", "views": 4}
 SPARSE_2 = {"task": "sparse_view", "views": 2}
 LIMITED = {"task": "limited_angle", "views": 60, "arc": 90.0}
 MRI_4 = {"task": "mri", "acceleration": 4.0}
+MRI_8 = {"task": "mri", "acceleration": 8.0, "centre": 0.04}
 
 
 def base() -> ConfigDict:

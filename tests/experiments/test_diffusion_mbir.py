@@ -135,6 +135,16 @@ def test_every_diffusion_method_draws_towards_the_data(images, prior, name):
         assert measures.misfit(made.problem(), found) < 0.65 * measures.misfit(made.problem(), without)
 
 
+def test_noise_is_not_fitted(images, prior):
+    """The volume misses noisy data by about the noise, as the truth does; without it, by next to nothing."""
+    for noise in (0.05, 0.0):
+        made = scan_of(images, views=12, noise=noise)
+        work = drive.Work("dds", method.settings_of("dds", {"steps": 30}), prior.denoise, stretch=30)
+        found = measures.misfit(made.problem(), drive.run(work, made.problem(), prior.params)[0])
+        expected = made.noise_std * np.sqrt(made.y.size) / np.linalg.norm(made.y)
+        assert (0.5 * expected < found < 1.5 * expected) if noise else found < 0.01
+
+
 def test_a_broken_reconstruction_goes_on_to_the_same_volume(tmp_path, images, prior, monkeypatch):
     monkeypatch.setattr(drive, "SAVE_SECONDS", 0.0)
     made = scan_of(images, views=4)
@@ -190,7 +200,8 @@ def test_from_dicom_to_dicom(tmp_path, body):
     assert made.returncode == 0, made.stderr
     done = launch_module(
         f"{programs}.reconstruct", measurements=tmp_path / "scan.npz", method="dds", prior=tmp_path / "prior",
-        settings="steps=4", out=tmp_path / "recon", template=tmp_path / "source", reference=tmp_path / "source",
+        settings="steps=4", out=tmp_path / "recon",
+        template=tmp_path / "source", reference=tmp_path / "source",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     source, derived = read_volume(tmp_path / "source"), read_volume(tmp_path / "recon")
