@@ -76,11 +76,13 @@ def cg(
     x = jnp.zeros_like(b) if x is None else x
     r = b - matrix(x)
     size = jnp.maximum(norm(b), jnp.finfo(norm(b).dtype).tiny)
+    floor = (jnp.finfo(size.dtype).eps * size) ** 2  # below the rounding of b there is nothing to solve
 
     def step(state: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
         x, r, p, rr, steepest = state
         q = matrix(p)
         length, steepest = _length(rr, inner(p, q).real, inner(p, p).real, steepest)
+        length = jnp.where(rr > floor, length, 0)
         x, r = x + length * p, r - length * q
         after = inner(r, r).real
         return (x, r, r + _ratio(after, rr) * p, after, steepest), jnp.sqrt(after) / size
