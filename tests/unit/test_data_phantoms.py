@@ -25,7 +25,7 @@ def test_values_and_geometry():
         assert HU_RANGE[0] == body.array.min() < 200 < body.array.max() <= HU_RANGE[1]
         soft = (body.array > -200) & (body.array < 250)
         assert 0.2 < soft.mean() < 0.8
-        assert body.array[0].max() == body.array[:, 0].max() == -1000  # air at the sides and behind
+        assert max(body.array[0].max(), body.array[:, 0].max()) < -800  # air at the sides and behind
     np.testing.assert_allclose(body.spacing, FIELD_MM / SIZE)
     corners = body.affine @ np.array([[0, 0, 0, 1], [SIZE - 1, SIZE - 1, SIZE - 1, 1]]).T
     np.testing.assert_allclose(corners[:3].sum(axis=1), 0)  # the cube's centre is the origin
@@ -60,9 +60,8 @@ def test_splits_share_no_torso():
     }
     assert len(middles) == 18
     np.testing.assert_array_equal(both[16 * 8 + 4]["image"], test[4]["image"])
-    np.testing.assert_array_equal(
-        np.rint(display_slice(held_out_torso(0, 8).array, "axial", 4)) / 1000, test[4]["image"][..., 0]
-    )
+    shown = display_slice(held_out_torso(0, 8).array, "axial", 4)
+    np.testing.assert_allclose(test[4]["image"][..., 0], np.rint(shown) / 1000, atol=1e-6)
 
 
 def test_items_are_displayed_slices():
