@@ -245,6 +245,12 @@ def test_shrinking():
     )
 
 
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_shrinking_by_nothing_is_the_identity_at_zero_too(isotropic):
+    d = jnp.asarray([[0.0, 2.0], [0.0, -1.0]]).reshape(2, 1, 1, 2)
+    np.testing.assert_array_equal(shrink(d, 0.0, isotropic), d)
+
+
 def test_a_solver_that_never_settles_runs_to_its_end():
     _, history, count = iterate(lambda n: (n + 1, jnp.ones(())), jnp.zeros(()), 5, settled(0.0))
     assert int(count) == 5
