@@ -70,7 +70,8 @@ def cg(
     """Conjugate gradients for ``matrix(x) = b``, a Hermitian and positive definite matrix.
 
     ``history`` is ``|b - M x| / |b|``. Starts at ``x`` (None: zero); stops after ``n_steps``, at a relative
-    residual of ``tol``, or where the residual is zero; below the rounding of b it moves x no more. Hestenes & Stiefel 1952, algorithm 3:1.
+    residual of ``tol``, or where the residual is zero; below the rounding of b it moves x no more. Hestenes
+    & Stiefel 1952, algorithm 3:1.
     """
     require_number("tol", tol, -1e-30, 1.0, "a number in [0, 1)")
     x = jnp.zeros_like(b) if x is None else x
