@@ -6,7 +6,6 @@ units, so what reads CT reads these.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int16
@@ -22,6 +21,8 @@ _AIR = -1000.0
 _TEST_INDEX = 2_000_000  # torsos from here on are the test split's; settings were chosen on 1,000,000 ff.
 
 Grid = tuple[np.ndarray, np.ndarray, np.ndarray]
+Number = float | int
+Lengths = Sequence[Number] | np.ndarray
 
 
 def torso(index: int, size: int = 64, seed: int = 0) -> Volume:
@@ -88,9 +89,9 @@ def _grid(size: int) -> Grid:
     return x, y, z
 
 
-def _waves(rng: np.random.Generator, grid: Grid, low: float, high: float, count: int = 8) -> np.ndarray:
+def _waves(rng: np.random.Generator, grid: Grid, low: Number, high: Number, count: int = 8) -> np.ndarray:
     """A smooth random field of variance 1: waves of ``low`` to ``high`` periods in the field of view."""
-    total = np.zeros((), np.float32)
+    total: np.ndarray = np.zeros((), np.float32)
     for _ in range(count):
         direction = rng.normal(size=3)
         k = np.pi * rng.uniform(low, high) * direction / np.linalg.norm(direction)
@@ -113,7 +114,7 @@ class _Canvas:
         self.grid, self._edge = grid, np.float32(edge)
         self.values = np.full(np.broadcast_shapes(*(axis.shape for axis in grid)), _AIR, np.float32)
 
-    def inside(self, centre: Any, axes: Any, turn: Any = 0.0) -> np.ndarray:
+    def inside(self, centre: Lengths, axes: Lengths, turn: Number = 0.0) -> np.ndarray:
         """The share of each voxel that an ellipsoid covers, nearly; ``turn`` is about z, in radians."""
         x, y, z = (axis - np.float32(c) for axis, c in zip(self.grid, centre, strict=True))
         c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))
@@ -121,7 +122,7 @@ class _Canvas:
         radius = np.sqrt(((c * x + s * y) / a) ** 2 + ((c * y - s * x) / b) ** 2 + (z / h) ** 2)
         return np.clip((1 - radius) * min(a, b, h) / self._edge + np.float32(0.5), 0, 1)
 
-    def paint(self, share: np.ndarray, hu: Any) -> None:
+    def paint(self, share: np.ndarray, hu: np.ndarray | Number) -> None:
         """Replace that share of every voxel."""
         self.values += share * (np.float32(1) * hu - self.values)
 

@@ -70,17 +70,20 @@ def cg(
     """Conjugate gradients for ``matrix(x) = b``, a Hermitian and positive definite matrix.
 
     ``history`` is ``|b - M x| / |b|``. Starts at ``x`` (None: zero); stops after ``n_steps``, at a relative
-    residual of ``tol``, or where the residual is zero. Hestenes & Stiefel 1952, algorithm 3:1.
+    residual of ``tol``, or where the residual is zero; below the rounding of b it moves x no more. Hestenes
+    & Stiefel 1952, algorithm 3:1.
     """
     require_number("tol", tol, -1e-30, 1.0, "a number in [0, 1)")
     x = jnp.zeros_like(b) if x is None else x
     r = b - matrix(x)
     size = jnp.maximum(norm(b), jnp.finfo(norm(b).dtype).tiny)
+    floor = (jnp.finfo(size.dtype).eps * size) ** 2  # below the rounding of b there is nothing to solve
 
     def step(state: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
         x, r, p, rr, steepest = state
         q = matrix(p)
         length, steepest = _length(rr, inner(p, q).real, inner(p, p).real, steepest)
+        length = jnp.where(rr > floor, length, 0)
         x, r = x + length * p, r - length * q
         after = inner(r, r).real
         return (x, r, r + _ratio(after, rr) * p, after, steepest), jnp.sqrt(after) / size

@@ -107,13 +107,13 @@ def admm_tv(
 ) -> Solution:
     """ADMM with ``n_cg`` warm-started steps of conjugate gradients a sweep; ``history`` is the objective.
 
-    ``rho`` changes the speed, not the solution; None takes ``0.02 ||A||^2``.
+    ``rho`` changes the speed, not the solution; None takes ``0.1 ||A||^2``.
     Stops where the objective changes by less than ``tol`` of itself in a sweep (which may rise at first).
     """
     require_number("weight", weight, -1e-30, jnp.inf, "a number >= 0")
     a = problem.operator
     d = gradient(a.in_shape, axes, a.dtype)
-    speed = 0.02 * operator_norm(a) ** 2 if rho is None else rho
+    speed = 0.1 * operator_norm(a) ** 2 if rho is None else rho
     x = jnp.zeros(a.in_shape, a.dtype) if x is None else x
 
     def step(state: tuple[Array, Split]) -> tuple[tuple[Array, Split], Array]:

@@ -101,8 +101,9 @@ def advance(
 ) -> SamplerState:
     """``n_steps`` more steps of :func:`sample`, for long work that is to be saved on the way.
 
-    However a grid is cut into calls, the end is that of one call of ``sample``. Raises ``ValueError`` for
-    more steps than the grid has left (where that can be read).
+    However a grid is cut into calls, the end is that of one call of ``sample``, up to the rounding of
+    differently compiled programs; the same calls from a saved state end bit for bit alike. Raises
+    ``ValueError`` for more steps than the grid has left (where that can be read).
     """
     if checks.is_concrete(state.index):
         left = len(grid) - 1 - int(state.index)
