@@ -7,7 +7,8 @@ the work; the same command goes on from it, and ends as if it had never stopped.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,12 +33,12 @@ SAVE_SECONDS = 30.0
 class Work(NamedTuple):
     """A posterior to be sampled: the method with its settings, and how the slices go through the network.
 
-    ``denoise(params)`` binds the prior under a process; ``stretch`` is the number of steps between two looks
+    ``denoise(params, process)`` binds the prior; ``stretch`` is the number of steps between two looks
     at the clock.
     """
 
     method: str
-    settings: Mapping[str, Any]
+    settings: Any  # a mapping
     denoise: Callable[[Params, Any], DenoiseFn]
     seed: int = 0
     chunk: int = 64
@@ -58,65 +59,72 @@ def run(
     With ``partial`` the state is saved there about twice a minute, and work that it belongs to goes on.
     """
     problem = jax.jit(for_networks)(problem)
-    start, more, finish = compiled(work, problem)
-    state = jax.block_until_ready(start(problem, params))
+    shared = work._replace(settings=tuple(sorted(work.settings.items())), seed=0)
+    start, more, finish = compiled(shared, problem.operator.in_shape)
+    key = jax.random.key(work.seed)
+    state = jax.block_until_ready(start(problem, key))
     total, saved = int(work.settings["steps"]), time.monotonic()
     mark = fingerprint(work, problem, params) if partial else ""
     state = restore(partial, mark, state) if partial else state
     done = int(state.index)
     while done < total:
-        state = more(problem, params, state, min(work.stretch, total - done))
+        state = more(problem, params, key, state, min(work.stretch, total - done))
         done = int(state.index)
         if progress is not None:
             progress(done, total)
         if partial is not None and done < total and time.monotonic() - saved > SAVE_SECONDS:
             save(partial, mark, state)
             saved = time.monotonic()
-    images, calls = finish(problem, params, state)
+    images, calls = finish(problem, state)
     return np.asarray(images), int(calls)
 
 
-def compiled(work: Work, problem: LinearProblem) -> tuple[Any, Any, Any]:
-    """``start(problem, params)``, ``more(problem, params, state, n_steps)`` and ``finish``, jitted.
+@lru_cache(maxsize=16)
+def compiled(work: Work, in_shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:
+    """Jitted ``start(problem, key)``, ``more(problem, params, key, state, n_steps)``, ``finish(problem, state)``.
 
-    The batch is filled up to a multiple of the devices, with slices that the problem does not see.
+    The batch is filled up to a multiple of the devices, with slices that the problem does not see. Volumes
+    of one shape share the programs (``work.settings`` is a tuple of pairs here, so that they can be found).
     """
-    mesh = work.mesh
-    slices = problem.operator.in_shape[2]
+    mesh, settings, slices = work.mesh, dict(work.settings), in_shape[2]
     batch = slices + (-slices % (mesh.size if mesh else 1))
-    shape = (*problem.operator.in_shape[:2], 1)
+    shape = (*in_shape[:2], 1)
     rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names)) if mesh else None
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(work.seed), i))(jnp.arange(batch))
+
+    def keys_of(key: Array) -> Array:
+        return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
 
     def spread(state: SamplerState) -> SamplerState:
         return state if rows is None else state._replace(x=jax.lax.with_sharding_constraint(state.x, rows))
 
     @jax.jit
-    def start(problem: LinearProblem, params: Params) -> SamplerState:
-        recipe = make_recipe(work.method, problem, work.settings)
+    def start(problem: LinearProblem, key: Array) -> SamplerState:
+        recipe = make_recipe(work.method, problem, settings)
         given: dict[str, Any] = {"shape": shape}
         if recipe.x_init is not None:
             like = jnp.zeros((batch, *shape))
             given = {"x_init": inverse.to_batch(recipe.x_init, like)}
-        return spread(begin(keys, recipe.process, recipe.sampler, recipe.grid, **given))
+        return spread(begin(keys_of(key), recipe.process, recipe.sampler, recipe.grid, **given))
 
-    def more(problem: LinearProblem, params: Params, state: SamplerState, n_steps: int) -> SamplerState:
-        recipe = make_recipe(work.method, problem, work.settings)
+    def more(
+        problem: LinearProblem, params: Params, key: Array, state: SamplerState, n_steps: int
+    ) -> SamplerState:
+        recipe = make_recipe(work.method, problem, settings)
         prior = in_chunks(work.chunk, mesh)(work.denoise(params, recipe.process))
         after = advance(
-            keys, recipe.transform(prior), recipe.process, recipe.sampler, recipe.grid, state, n_steps
+            keys_of(key), recipe.transform(prior), recipe.process, recipe.sampler, recipe.grid, state, n_steps
         )
         return spread(after)
 
     @jax.jit
-    def finish(problem: LinearProblem, params: Params, state: SamplerState) -> tuple[Array, Array]:
-        recipe = make_recipe(work.method, problem, work.settings)
+    def finish(problem: LinearProblem, state: SamplerState) -> tuple[Array, Array]:
+        recipe = make_recipe(work.method, problem, settings)
         images = (inverse.to_images(problem, state.x) + 1) / 2
         if work.method == "mbir" and not jnp.iscomplexobj(problem.y):
             images = inverse.sart_step(problem, images)
         return images, recipe.sampler.nfe(recipe.process, recipe.grid, state.carry)
 
-    return start, jax.jit(more, static_argnums=3), finish
+    return start, jax.jit(more, static_argnums=4), finish
 
 
 def fingerprint(work: Work, problem: LinearProblem, params: Params) -> str:

@@ -24,7 +24,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "fbp": {"window": "ram-lak"},
     "cg": {"steps": 30},
     "sirt": {"steps": 200},
-    "admm_tv": {"weight": 1e-3, "rho": 0.05, "steps": 150, "n_cg": 4},
+    "admm_tv": {"weight": 1e-3, "rho": 0.1, "steps": 150, "n_cg": 4},
     "fista_tv": {"weight": 1e-3, "steps": 300},
     "dds": {"weight": 6e-4, "rho": 0.02, "steps": 50, "eta": 1.0, "n_cg": 5, "axes": ("z",)},
     "mbir": {"weight": 1e-3, "rho": 0.1, "steps": 2000, "n_cg": 1, "snr": 0.16},
