@@ -81,7 +81,7 @@ def run(
 
 @lru_cache(maxsize=16)
 def compiled(work: Work, in_shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:
-    """Jitted ``start(problem, key)``, ``more(problem, params, key, state, n_steps)``, ``finish(problem, state)``.
+    """``start(problem, key)``, ``more(problem, params, key, state, n_steps)``, ``finish(problem, state)``.
 
     The batch is filled up to a multiple of the devices, with slices that the problem does not see. Volumes
     of one shape share the programs (``work.settings`` is a tuple of pairs here, so that they can be found).

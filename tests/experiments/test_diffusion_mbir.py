@@ -147,9 +147,7 @@ def test_noise_is_not_fitted(images, prior):
 def test_a_broken_reconstruction_goes_on_to_the_same_volume(tmp_path, images, prior, monkeypatch):
     monkeypatch.setattr(drive, "SAVE_SECONDS", 0.0)
     made = scan_of(images, views=4)
-    work = drive.Work(
-        "dds", method.settings_of("dds", {"steps": 6}), prior.denoise, stretch=2
-    )  # three stretches
+    work = drive.Work("dds", method.settings_of("dds", {"steps": 6}), prior.denoise, stretch=2)
     whole, _ = drive.run(work, made.problem(), prior.params)
     partial_file = tmp_path / "partial.npz"
 
