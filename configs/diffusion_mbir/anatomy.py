@@ -46,8 +46,9 @@ def get_config(variant: str = "demo") -> ConfigDict:
     demo = {
         "cpu_devices": 2,
         "data.volumes": 96,
-        "train.num_steps": 2000,
-        "train.checkpoint_every": 500,
+        "train.num_steps": 1600,
+        "train.checkpoint_every": 400,
+        "methods": {"dds": {"steps": 30}},
         "scans": ALL,
     }
     smoke = {

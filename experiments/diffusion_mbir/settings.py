@@ -43,7 +43,15 @@ def base() -> ConfigDict:
             "noise": 0.0,
             "volumes": 2,  # held-out ones
             "ablate_z": True,  # also the first method without its prior along z
-            "tv_weights": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),  # of which ADMM-TV has the best by the truth
+            "tv_weights": (
+                3e-5,
+                1e-4,
+                3e-4,
+                1e-3,
+                3e-3,
+                1e-2,
+                3e-2,
+            ),  # of which ADMM-TV has the best by the truth
             "chunk": 64,
             "seed": 0,
         }
