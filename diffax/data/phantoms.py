@@ -128,31 +128,55 @@ class _Canvas:
 
 
 def _draw(rng: np.random.Generator, grid: Grid, edge: float) -> np.ndarray:
-    canvas = _Canvas(grid, edge)
-    width, depth = rng.uniform(0.74, 0.92), rng.uniform(0.54, 0.7)
-    fat = rng.uniform(0.04, 0.12)
-    soft = _waves(rng, grid, 4.0, 12.0)
+    x, y, z = grid
+    canvas = _Canvas((x - rng.uniform(-0.06, 0.06), y - rng.uniform(-0.06, 0.1), z), edge)
+    width, depth = rng.uniform(0.72, 0.94), rng.uniform(0.5, 0.7)
+    fat = rng.uniform(0.04, 0.14)
+    middle = rng.uniform(-0.3, 1.2)  # of the diaphragm: some scans show the chest, some the pelvis
+    soft = _waves(rng, canvas.grid, 4, 12)
+    _couch(rng, canvas, depth)
     _trunk(rng, canvas, width, depth, fat, soft)
-    middle = rng.uniform(-0.15, 0.25)  # of the diaphragm
-    _lungs(rng, canvas, width - fat, depth - fat, middle)
-    _organs(rng, canvas, width - fat, depth - fat, middle, soft)
-    _bowel(rng, canvas, width - fat, depth - fat, middle)
-    _ribs(rng, canvas, width - fat, depth - fat, middle)
-    _spine(rng, canvas, depth - fat)
+    width, depth = width - fat, depth - fat
+    _lungs(rng, canvas, width, depth, middle)
+    _organs(rng, canvas, width, depth, middle, soft)
+    _bowel(rng, canvas, width, depth, middle)
+    _ribs(rng, canvas, width, depth, middle)
+    back = -rng.uniform(0.35, 0.62) * depth
+    _pelvis(rng, canvas, width, depth, middle, back)
+    _spine(rng, canvas, back)
     return canvas.values
+
+
+def _couch(rng: np.random.Generator, canvas: _Canvas, depth: float) -> None:
+    """Two curved plates that some patients lie on."""
+    if rng.random() < 0.4:
+        return
+    x, y, _ = canvas.grid
+    bend, reach, hu = rng.uniform(0.0, 0.35), rng.uniform(0.55, 0.95), rng.uniform(-700, -100)
+    for gap in (0.02, rng.uniform(0.08, 0.16)):
+        place = np.float32(-depth - gap) + np.float32(bend) * x**2
+        plate = np.clip(1.5 - np.abs(y - place) / 0.018, 0, 1) * np.clip((reach - np.abs(x)) / 0.03, 0, 1)
+        canvas.paint(plate, hu)
 
 
 def _trunk(
     rng: np.random.Generator, canvas: _Canvas, width: float, depth: float, fat: float, soft: np.ndarray
 ) -> None:
-    """Skin, fat, a wall of muscle, and the fat between the organs, which vessels run through."""
-    skin = edge = 0.012
-    canvas.paint(canvas.inside((0, 0, 0), (width, depth, 3.0)), 30.0)
-    lobules = _waves(rng, canvas.grid, 6.0, 16.0)
-    canvas.paint(canvas.inside((0, 0, 0), (width - skin, depth - edge, 3.0)), -100 + 12 * lobules)
-    canvas.paint(canvas.inside((0, 0, 0), (width - fat, depth - fat, 2.8)), 50 + 8 * soft)
-    wall = rng.uniform(0.04, 0.08)
-    inner = canvas.inside((0, 0.02, 0), (width - fat - wall, depth - fat - wall, 2.7))
+    """Skin, fat, a wall of muscle, and the fat between the organs, which vessels run through.
+
+    The back is more or less flat, as of somebody who lies on it.
+    """
+    flat = rng.uniform(0.72, 1.0) * depth
+
+    def layer(thickness: float, height: float) -> np.ndarray:
+        share = canvas.inside((0, 0, 0), (width - thickness, depth - thickness, height))
+        return share * np.clip((canvas.grid[1] + np.float32(flat - thickness)) / 0.03 + 0.5, 0, 1)
+
+    canvas.paint(layer(0.0, 9.0), 30.0)
+    lobules = _waves(rng, canvas.grid, 6, 16)
+    canvas.paint(layer(0.012, 9.0), -100 + 12 * lobules)
+    canvas.paint(layer(fat, 9.0), 50 + 8 * soft)
+    inner = layer(fat + rng.uniform(0.03, 0.08), 9.0)
     canvas.paint(inner, -95 + 10 * lobules)
     canvas.paint(inner * _tubes(rng, canvas.grid, 2.0, 5.0, 0.22), 110.0)
 
@@ -218,13 +242,13 @@ def _organs(
 
 def _bowel(rng: np.random.Generator, canvas: _Canvas, width: float, depth: float, middle: float) -> None:
     """Loops with content and gas."""
-    for _ in range(rng.integers(5, 11)):
+    for _ in range(rng.integers(8, 16)):
         reach = rng.uniform(0.0, 0.62)
         angle = rng.uniform(-0.1, np.pi + 0.1)
         centre = (
             reach * np.cos(angle) * width,
             reach * np.sin(angle) * depth + 0.05,
-            rng.uniform(-1.1, middle - 0.55),
+            middle - rng.uniform(0.55, 1.8),
         )
         axes = rng.uniform(0.07, 0.15, 3) * (1, 1, 1.6)
         turn = rng.uniform(0, np.pi)
@@ -246,15 +270,34 @@ def _ribs(rng: np.random.Generator, canvas: _Canvas, width: float, depth: float,
     canvas.paint(canvas.inside((0, depth - 0.05, middle + 0.75), (0.09, 0.035, 0.6)), rng.uniform(200, 400))
 
 
-def _spine(rng: np.random.Generator, canvas: _Canvas, depth: float) -> None:
+def _pelvis(
+    rng: np.random.Generator, canvas: _Canvas, width: float, depth: float, middle: float, back: float
+) -> None:
+    """Two iliac wings, each the rind of an ellipsoid, and the heads of the thighs below them."""
+    top = middle - rng.uniform(1.0, 1.25)
+    hu, lean = rng.uniform(300, 600), rng.uniform(0.5, 0.9)
+    for side in (-1, 1):
+        centre, axes = (
+            (side * 0.5 * width, 0.1 * depth, top - 0.35),
+            np.array([0.3 * width, 0.7 * depth, 0.4]),
+        )
+        rind = canvas.inside(centre, axes, -lean * side) * (
+            1 - canvas.inside(centre, axes - 0.05, -lean * side)
+        )
+        outside = np.clip(side * canvas.grid[0] / (0.25 * width) - 0.6, 0, 1)
+        canvas.paint(rind * outside * np.clip((0.5 * depth - canvas.grid[1]) / 0.1, 0, 1), hu)
+        canvas.paint(canvas.inside((side * 0.5 * width, 0, top - 0.75), (0.13, 0.13, 0.13)), 400.0)
+    canvas.paint(canvas.inside((0, back - 0.05, top - 0.45), (0.22, 0.1, 0.3)), 250.0)
+
+
+def _spine(rng: np.random.Generator, canvas: _Canvas, back: float) -> None:
     """Vertebral bodies with discs between them, a canal behind, arches and processes."""
     x, y, z = canvas.grid
-    back = -0.62 * depth
     pitch, phase = rng.uniform(0.2, 0.26), rng.uniform(0, 1)
     disc = np.clip(4.0 * (np.cos(2 * np.pi * (z / pitch + phase)) - 0.72), 0, 1)
     bone = rng.uniform(180, 320) + 50 * _waves(rng, canvas.grid, 10.0, 22.0)
     for side in (-1, 1):
-        muscle = canvas.inside((side * 0.17, back - 0.14 * depth, 0), (0.15, 0.11, 9), 0.2 * side)
+        muscle = canvas.inside((side * 0.17, back - 0.08, 0), (0.15, 0.13, 9), 0.2 * side)
         canvas.paint(muscle, 55.0)
     canvas.paint(canvas.inside((0, back - 0.13, 0), (0.13, 0.1, 9)) * (1 - 0.7 * disc), 480.0)
     process = np.clip(1.5 - np.abs(y - np.float32(back - 0.12)) / 0.035, 0, 1)
