@@ -47,6 +47,8 @@ def program(argv: Sequence[str]) -> None:
     )  # fmt: skip
     found = [case for name, asked in scans(values["views"], modality).items()
              for case in evaluation.cases(name, asked, [truth], values["noise"])]  # fmt: skip
+    across, _, up = fitted.spacing
+    found = [case._replace(thickness=up / across) for case in found]
     out = Path(values["out"])
     out.mkdir(parents=True, exist_ok=True)
     result = evaluation.compare(study, found, out, values["volume"])

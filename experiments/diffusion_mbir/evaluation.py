@@ -27,11 +27,12 @@ Images = Float[np.ndarray, "h w n"]
 
 
 class Case(NamedTuple):
-    """One volume under one scanner; cases of one name are averaged."""
+    """One volume under one scanner; cases of one name are averaged. ``thickness``: of slices, in pixels."""
 
     name: str
     scan: Scan
     truth: Images
+    thickness: float = 1.0
 
 
 class Study(NamedTuple):
@@ -80,7 +81,9 @@ def compare(study: Study, found: Sequence[Case], workdir: Path, split: str) -> d
                 say(f"{name} volume {number} {method}: {each[method][-1]['psnr']:.2f} dB")
             each.setdefault("truth", []).append({"roughness": measures.roughness(case.truth)})
             if number == 0 and distributed.is_main():
-                pictures.planes(workdir / f"planes-{name}.png", volumes, case.truth, title=name)
+                pictures.planes(
+                    workdir / f"planes-{name}.png", volumes, case.truth, thickness=case.thickness, title=name
+                )
         groups |= {f"{name}/{method}": _mean(rows) for method, rows in each.items()}
     n = len(found) // len(names)
     about = {"split": split, "extractor": "data range 1, images clipped to [0, 1]", "seed": study.seed}
