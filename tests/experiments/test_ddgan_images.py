@@ -124,8 +124,8 @@ def small():
     ("name", "shape", "millions"),
     [
         ("cifar10", (32, 32, 3), (40, 60)),
-        ("celebahq256", (256, 256, 3), (25, 60)),
-        ("lsun_church256", (256, 256, 3), (25, 60)),
+        pytest.param("celebahq256", (256, 256, 3), (25, 60), marks=pytest.mark.slow),
+        pytest.param("lsun_church256", (256, 256, 3), (25, 60), marks=pytest.mark.slow),
         ("stacked_mnist", (32, 32, 3), (10, 20)),
     ],
 )
@@ -144,6 +144,7 @@ def test_published_configurations_are_traced(name, shape, millions):
     assert (logits.shape, logits.dtype) == ((4,), jnp.float32)
 
 
+@pytest.mark.slow
 def test_runs_side_by_side(tmp_path):
     for steps in (1, 2):
         for mode in ("train", "eval"):

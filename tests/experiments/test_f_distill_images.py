@@ -179,6 +179,7 @@ def test_the_ring_through_the_programs(tmp_path):
     assert len(np.unique(picture(tmp_path / "ring.png"))) > 10
 
 
+@pytest.mark.slow
 def test_particles_through_the_launcher(tmp_path):
     config = RING.replace("smoke", "particles")
     for mode in ("train", "eval"):
@@ -195,7 +196,10 @@ def test_configurations_build(name, variant):
     jax.eval_shape(parts.init, jax.random.key(0))
 
 
-@pytest.mark.parametrize("framework", ["ddpm_digits", "ncsn_digits", "sde_digits"])
+@pytest.mark.parametrize(
+    "framework",
+    [*(pytest.param(f"{name}_digits", marks=pytest.mark.slow) for name in ("ddpm", "sde")), "ncsn_digits"],
+)
 def test_teachers_of_every_framework(tmp_path, framework):
     """Other processes, predictions and times than EDM's: the student starts as their estimate."""
     teacher = importlib.import_module(f"configs.medical_survey.{framework}").get_config("smoke")
@@ -224,8 +228,8 @@ def test_teachers_of_every_framework(tmp_path, framework):
     [
         ("mnist", (28, 28, 1), 10),
         pytest.param("cifar10", (32, 32, 3), 10, marks=pytest.mark.slow),
-        ("imagenet64", (64, 64, 3), 10),
-        ("sd15", (64, 64, 4), 0),
+        pytest.param("imagenet64", (64, 64, 3), 10, marks=pytest.mark.slow),
+        pytest.param("sd15", (64, 64, 4), 0, marks=pytest.mark.slow),
     ],
 )
 def test_published_configurations_are_traced(tmp_path, name, shape, classes):
