@@ -119,10 +119,10 @@ def compiled(work: Work, in_shape: tuple[int, int, int]) -> tuple[Any, Any, Any]
     @jax.jit
     def finish(problem: LinearProblem, state: SamplerState) -> tuple[Array, Array]:
         recipe = make_recipe(work.method, problem, settings)
-        images = (inverse.to_images(problem, state.x) + 1) / 2
+        images = inverse.to_images(problem, state.x)
         if work.method == "mbir" and not jnp.iscomplexobj(problem.y):
             images = inverse.sart_step(problem, images)
-        return images, recipe.sampler.nfe(recipe.process, recipe.grid, state.carry)
+        return (images + 1) / 2, recipe.sampler.nfe(recipe.process, recipe.grid, state.carry)
 
     return start, jax.jit(more, static_argnums=4), finish
 

@@ -27,7 +27,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "admm_tv": {"weight": 1e-3, "rho": 0.1, "steps": 150, "n_cg": 4},
     "fista_tv": {"weight": 1e-3, "steps": 300},
     "dds": {"weight": 6e-4, "rho": 0.02, "steps": 50, "eta": 1.0, "n_cg": 5, "axes": ("z",)},
-    "mbir": {"weight": 1e-3, "rho": 0.1, "steps": 2000, "n_cg": 1, "snr": 0.16},
+    "mbir": {"weight": 2e-3, "rho": 0.004, "steps": 2000, "n_cg": 1, "snr": 0.16},
     "dps": {"strength": 1.0, "steps": 200},
     "pigdm": {"steps": 50, "n_cg": 10},
     "ddnm": {"steps": 50, "n_cg": 10},
