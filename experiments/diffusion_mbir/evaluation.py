@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from diffax.inverse import LinearProblem
@@ -19,7 +20,7 @@ from experiments import build
 from experiments.diffusion_mbir import drive, measures, pictures
 from experiments.diffusion_mbir.method import reconstruct_classically, settings_of
 from experiments.diffusion_mbir.priors import make_denoise
-from experiments.diffusion_mbir.scan import Scan, make_geometry, simulate
+from experiments.diffusion_mbir.scan import Geometry, Scan, make_geometry, simulate
 from experiments.figures import as_figures, as_rows
 from experiments.progress import Counted, say
 
@@ -163,21 +164,20 @@ def best_tv(study: Study, case: Case, problem: LinearProblem) -> tuple[Images, f
 
 
 def classical(method: str, case: Case, problem: LinearProblem, changed: Mapping[str, Any]) -> Images:
-    """A classical reconstruction, compiled once for all weights."""
-    settings = settings_of(method, changed)
-    traced = {"weight": settings.pop("weight")} if "weight" in settings else {}
-    geometry = case.scan.geometry
-    key = (method, geometry.task, problem.operator.out_shape)
-    if key not in _COMPILED:
-
-        def solve(problem: LinearProblem, traced: Mapping[str, Any]) -> Any:
-            return reconstruct_classically(method, geometry, problem, {**settings, **traced})
-
-        _COMPILED[key] = jax.jit(solve)
-    return np.asarray(_COMPILED[key](problem, traced))
+    """A classical reconstruction; all weights, and all volumes of a shape, share one program."""
+    settings, geometry = settings_of(method, changed), case.scan.geometry
+    if method == "fbp":
+        return np.asarray(reconstruct_classically(method, geometry, problem, settings))
+    weight = settings.pop("weight")
+    fixed = tuple(sorted(settings.items()))
+    return np.asarray(_solve(method, Geometry(geometry.task, geometry.shape), fixed, problem, weight))
 
 
-_COMPILED: dict[Any, Any] = {}
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _solve(
+    method: str, geometry: Geometry, fixed: tuple[tuple[str, Any], ...], problem: LinearProblem, weight: float
+) -> Array:
+    return reconstruct_classically(method, geometry, problem, {**dict(fixed), "weight": weight})
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
