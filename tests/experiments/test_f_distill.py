@@ -300,6 +300,7 @@ def test_errors(changes, message):
         make_experiment(config_with(**changes))
 
 
+@pytest.mark.slow
 def test_resuming_is_exact_and_devices_do_not_matter(tmp_path):
     whole = run(config_with(), 8)
     with CheckpointStore(tmp_path) as store:

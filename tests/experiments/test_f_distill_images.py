@@ -165,6 +165,7 @@ def test_runs_side_by_side(run, tmp_path):
     assert len(np.unique(picture(tmp_path / "pareto.png"))) > 10
 
 
+@pytest.mark.slow
 def test_the_ring_through_the_programs(tmp_path):
     for mode in ("train", "eval", "sample"):
         done = launch(tmp_path / "w", config=RING, mode=mode)
@@ -226,7 +227,7 @@ def test_teachers_of_every_framework(tmp_path, framework):
 @pytest.mark.parametrize(
     ("name", "shape", "classes"),
     [
-        ("mnist", (28, 28, 1), 10),
+        pytest.param("mnist", (28, 28, 1), 10, marks=pytest.mark.slow),
         pytest.param("cifar10", (32, 32, 3), 10, marks=pytest.mark.slow),
         pytest.param("imagenet64", (64, 64, 3), 10, marks=pytest.mark.slow),
         pytest.param("sd15", (64, 64, 4), 0, marks=pytest.mark.slow),

@@ -100,6 +100,7 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(tmp_path):
     assert "stopped" not in errors[1]  # the first process speaks for all
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_older_checkpoints_stay(undisturbed, tmp_path):
     """A limit on the size of files stands for the disk: writing fails in the same place."""
     workdir = tmp_path / "w"
@@ -137,6 +138,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state_saved(tmp_path
     assert max(digests(tmp_path / "w")) == step - 1
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_by_a_held_out_loss_is_kept_and_can_be_asked_for(tmp_path):
     flags = [
         "--config.train.num_steps=12", "--config.train.checkpoint_every=2", "--config.train.keep=1",
@@ -190,6 +192,7 @@ def test_bad_cluster_flags_are_named(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.slow
 def test_a_trace_is_written_where_it_is_asked_for(tmp_path):
     done = launch(tmp_path / "w", "--profile", "--config.train.num_steps=10")
     assert done.returncode == 0, done.stderr

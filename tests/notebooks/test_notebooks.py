@@ -39,14 +39,21 @@ def test_there_are_four_and_the_readme_names_each():
     assert all(f"({path.name})" in readme for path in NOTEBOOKS)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-class TestNotebook:
+@pytest.mark.parametrize(  # one of them in CI, all with -m slow or `make notebooks`
+    "path",
+    [pytest.param(p, marks=[] if p.stem.startswith("03") else pytest.mark.slow) for p in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
+class TestExecuted:
     def test_runs_in_a_fresh_kernel_without_warnings(self, path, execute):
         fresh = outputs(execute.run(path, timeout=120))
         assert [output.text for output in fresh if output.get("name") == "stderr"] == []
         stored = outputs(nbformat.read(path, as_version=4))
         assert [output.output_type for output in fresh] == [output.output_type for output in stored]
 
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestNotebook:
     def test_is_stored_as_executed_in_order(self, path):
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)

@@ -75,11 +75,12 @@ def check(found, expected):
     np.testing.assert_allclose(found["images"], expected["images"], atol=1e-4)
 
 
-@pytest.mark.parametrize("mesh", ["4x2x1", "2x2x2"])
+@pytest.mark.parametrize("mesh", [pytest.param("4x2x1", marks=pytest.mark.slow), "2x2x2"])
 def test_two_processes_of_four_devices_are_one_of_eight(alone, tmp_path, mesh):
     check(run(tmp_path, 2, mesh), alone[1])
 
 
+@pytest.mark.slow
 def test_four_processes_save_and_one_goes_on(alone, tmp_path):
     run(tmp_path, 4, "2x4x1", STEPS // 2)
     check(run(tmp_path, 1, "8x1x1"), alone[1])

@@ -106,7 +106,11 @@ def single(request):
 
 
 class TestMeshes:
-    @pytest.mark.parametrize("sizes", MESHES, ids=str)
+    @pytest.mark.parametrize(
+        "sizes",
+        [pytest.param(sizes, marks=pytest.mark.slow if sizes != (2, 2, 2) else []) for sizes in MESHES],
+        ids=str,
+    )
     def test_losses_and_samples_are_those_of_one_device(self, single, sizes):
         name, alone, expected = single
         _, losses = run(name, sizes)
@@ -148,6 +152,7 @@ class TestMeshes:
             assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
 
 
+@pytest.mark.slow
 def test_remat_and_bfloat16_change_the_footprint_not_the_run():
     _, whole = run("transformer", (2, 2, 2), steps=4)
     state, losses = run("transformer", (2, 2, 2), steps=4, changes={"remat": True, "dtype": jnp.bfloat16})
