@@ -21,7 +21,7 @@ from experiments.workdir import read_config
 
 
 class Prior(NamedTuple):
-    """``denoise(params)(process)``-ready: the averaged parameters and how to bind them to a process."""
+    """Averaged parameters, how to bind them to a process, and what slices they learned."""
 
     denoise: Callable[[Params, GaussianProcess], DenoiseFn]
     params: Params

@@ -125,11 +125,13 @@ def test_classical_methods_come_nearer_than_nothing(images, name, task):
 def test_every_diffusion_method_draws_towards_the_data(images, prior, name):
     """The prior knows next to nothing: the measurements alone must tell."""
     made = scan_of(images, views=6)
-    settings = method.settings_of(name, {"steps": 12 if name != "red_diff" else 60})
+    settings = method.settings_of(name, {"steps": {"red_diff": 60, "mbir": 40}.get(name, 12)})
     work = drive.Work(name, settings, prior.denoise, stretch=20)
     found, calls = drive.run(work, made.problem(), prior.params)
     assert np.isfinite(found).all()
     assert calls == settings["steps"] * (2 if name == "mbir" else 1)
+    if name == "mbir":  # 0.065; 0.17 where its closing step is taken in other units
+        assert measures.misfit(made.problem(), found) < 0.1
     without = np.full_like(found, images.mean())
     if name not in ("dps", "replacement"):  # which take many more steps
         assert measures.misfit(made.problem(), found) < 0.65 * measures.misfit(made.problem(), without)
@@ -141,7 +143,7 @@ def test_noise_is_not_fitted(images, prior):
     work = drive.Work("dds", method.settings_of("dds", {"steps": 30}), prior.denoise, stretch=30)
     found = measures.misfit(made.problem(), drive.run(work, made.problem(), prior.params)[0])
     expected = made.noise_std * np.sqrt(made.y.size) / np.linalg.norm(made.y)
-    assert 0.5 * expected < found < 1.5 * expected
+    assert 0.8 * expected < found < 1.2 * expected  # 0.66 where the noise is not known of
 
 
 def test_a_broken_reconstruction_goes_on_to_the_same_volume(tmp_path, images, prior, monkeypatch):
