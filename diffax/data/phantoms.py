@@ -101,8 +101,12 @@ def _waves(rng: np.random.Generator, grid: Grid, low: Number, high: Number, coun
 
 
 def _warp(rng: np.random.Generator, grid: Grid) -> Grid:
-    """The grid, bent by up to a few percent and turned by a few degrees about the long axis."""
-    x, y, z = (axis + np.float32(0.02) * _waves(rng, grid, 0.5, 2.0, 5) for axis in grid)
+    """The grid, bent by a few percent, wider here than there, turned by a few degrees about the long axis."""
+    bend = np.float32(rng.uniform(0.015, 0.045))
+    x, y, z = (axis + bend * _waves(rng, grid, 0.4, 1.6, 5) for axis in grid)
+    x, y = (
+        axis * (1 + np.float32(0.05) * np.sin(rng.uniform(1, 4) * z + rng.uniform(0, 6))) for axis in (x, y)
+    )
     angle = np.float32(rng.normal(0, 0.08))
     return np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y, z
 
@@ -113,63 +117,76 @@ class _Canvas:
     def __init__(self, grid: Grid, edge: float) -> None:
         self.grid, self._edge = grid, np.float32(edge)
         self.values = np.full(np.broadcast_shapes(*(axis.shape for axis in grid)), _AIR, np.float32)
+        self.within: np.ndarray = np.ones((), np.float32)  # the share of each voxel that may be painted on
 
-    def inside(self, centre: Lengths, axes: Lengths, turn: Number = 0.0) -> np.ndarray:
-        """The share of each voxel that an ellipsoid covers, nearly; ``turn`` is about z, in radians."""
+    def inside(self, centre: Lengths, axes: Lengths, turn: Number = 0.0, power: Number = 2.0) -> np.ndarray:
+        """The share of each voxel that an ellipsoid covers, nearly; ``turn`` is about z, in radians.
+
+        Another ``power`` than 2 makes its axial sections squarer (above) or more pointed (below).
+        """
         x, y, z = (axis - np.float32(c) for axis, c in zip(self.grid, centre, strict=True))
         c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))
         a, b, h = (np.float32(v) for v in axes)
-        radius = np.sqrt(((c * x + s * y) / a) ** 2 + ((c * y - s * x) / b) ** 2 + (z / h) ** 2)
+        u, v = np.abs(c * x + s * y) / a, np.abs(c * y - s * x) / b
+        section = u**2 + v**2 if power == 2 else (u**power + v**power) ** np.float32(2 / power)
+        radius = np.sqrt(section + (z / h) ** 2)
         return np.clip((1 - radius) * min(a, b, h) / self._edge + np.float32(0.5), 0, 1)
 
     def paint(self, share: np.ndarray, hu: np.ndarray | Number) -> None:
         """Replace that share of every voxel."""
-        self.values += share * (np.float32(1) * hu - self.values)
+        self.values += self.within * share * (np.float32(1) * hu - self.values)
 
 
 def _draw(rng: np.random.Generator, grid: Grid, edge: float) -> np.ndarray:
     x, y, z = grid
     canvas = _Canvas((x - rng.uniform(-0.06, 0.06), y - rng.uniform(-0.06, 0.1), z), edge)
-    width, depth = rng.uniform(0.72, 0.94), rng.uniform(0.5, 0.7)
+    width, depth = rng.uniform(0.72, 1.0), rng.uniform(0.5, 0.78)
     fat = rng.uniform(0.04, 0.14)
     middle = rng.uniform(-0.3, 1.2)  # of the diaphragm: some scans show the chest, some the pelvis
+    flat = rng.uniform(0.5, 1.0) * depth  # how far behind the middle the back lies
     soft = _waves(rng, canvas.grid, 4, 12)
-    _couch(rng, canvas, depth)
-    _trunk(rng, canvas, width, depth, fat, soft)
+    _couch(rng, canvas, flat)
+    _trunk(rng, canvas, (width, depth, flat), fat, soft)
     width, depth = width - fat, depth - fat
     _lungs(rng, canvas, width, depth, middle)
-    _organs(rng, canvas, width, depth, middle, soft)
-    _bowel(rng, canvas, width, depth, middle)
+    if rng.random() < 0.7:
+        _organs(rng, canvas, width, depth, middle, soft)
+        _bowel(rng, canvas, width, depth, middle)
+    _lumps(rng, canvas, width, depth)
     _ribs(rng, canvas, width, depth, middle)
-    back = -rng.uniform(0.35, 0.62) * depth
+    back = -max(flat - fat - rng.uniform(0.18, 0.36), 0.1)
     _pelvis(rng, canvas, width, depth, middle, back)
     _spine(rng, canvas, back)
     return canvas.values
 
 
-def _couch(rng: np.random.Generator, canvas: _Canvas, depth: float) -> None:
+def _couch(rng: np.random.Generator, canvas: _Canvas, flat: float) -> None:
     """Two curved plates that some patients lie on."""
     if rng.random() < 0.4:
         return
     x, y, _ = canvas.grid
     bend, reach, hu = rng.uniform(0.0, 0.35), rng.uniform(0.55, 0.95), rng.uniform(-700, -100)
     for gap in (0.02, rng.uniform(0.08, 0.16)):
-        place = np.float32(-depth - gap) + np.float32(bend) * x**2
+        place = np.float32(-flat - gap) + np.float32(bend) * x**2
         plate = np.clip(1.5 - np.abs(y - place) / 0.018, 0, 1) * np.clip((reach - np.abs(x)) / 0.03, 0, 1)
         canvas.paint(plate, hu)
 
 
 def _trunk(
-    rng: np.random.Generator, canvas: _Canvas, width: float, depth: float, fat: float, soft: np.ndarray
+    rng: np.random.Generator,
+    canvas: _Canvas,
+    size: tuple[float, float, float],
+    fat: float,
+    soft: np.ndarray,
 ) -> None:
-    """Skin, fat, a wall of muscle, and the fat between the organs, which vessels run through.
+    """Skin, fat, a wall of muscle, and what lies between the organs, which vessels run through.
 
     The back is more or less flat, as of somebody who lies on it.
     """
-    flat = rng.uniform(0.72, 1.0) * depth
+    (width, depth, flat), power = size, rng.uniform(1.7, 3.5)
 
     def layer(thickness: float, height: float) -> np.ndarray:
-        share = canvas.inside((0, 0, 0), (width - thickness, depth - thickness, height))
+        share = canvas.inside((0, 0, 0), (width - thickness, depth - thickness, height), power=power)
         return share * np.clip((canvas.grid[1] + np.float32(flat - thickness)) / 0.03 + 0.5, 0, 1)
 
     canvas.paint(layer(0.0, 9.0), 30.0)
@@ -177,8 +194,9 @@ def _trunk(
     canvas.paint(layer(0.012, 9.0), -100 + 12 * lobules)
     canvas.paint(layer(fat, 9.0), 50 + 8 * soft)
     inner = layer(fat + rng.uniform(0.03, 0.08), 9.0)
-    canvas.paint(inner, -95 + 10 * lobules)
+    canvas.paint(inner, rng.uniform(-100, 50) + 10 * lobules)
     canvas.paint(inner * _tubes(rng, canvas.grid, 2.0, 5.0, 0.22), 110.0)
+    canvas.within = layer(0.9 * fat, 9.0)  # no organ lies outside the skin
 
 
 def _lungs(rng: np.random.Generator, canvas: _Canvas, width: float, depth: float, middle: float) -> None:
@@ -255,6 +273,19 @@ def _bowel(rng: np.random.Generator, canvas: _Canvas, width: float, depth: float
         canvas.paint(canvas.inside(centre, axes, turn), 45.0)
         content = -900 if rng.random() < 0.45 else rng.uniform(0, 120)
         canvas.paint(canvas.inside(centre, axes - 0.025, turn), content)
+
+
+def _lumps(rng: np.random.Generator, canvas: _Canvas, width: float, depth: float) -> None:
+    """What no atlas names: up to forty pieces of any tissue anywhere, so that a prior expects little."""
+    for _ in range(rng.integers(0, 40)):
+        reach, angle = 0.9 * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
+        centre = (reach * np.cos(angle) * width, reach * np.sin(angle) * depth, rng.uniform(-1, 1))
+        axes = rng.uniform(0.04, 0.22) * rng.uniform(0.5, 1.5, 3)
+        tissue = rng.choice([-900.0, -100.0, 20.0, 60.0, 120.0, 400.0], p=(0.1, 0.2, 0.2, 0.25, 0.15, 0.1))
+        canvas.paint(
+            canvas.inside(centre, axes, rng.uniform(0, np.pi), rng.uniform(1.5, 3)),
+            tissue + rng.normal(0, 25),
+        )
 
 
 def _ribs(rng: np.random.Generator, canvas: _Canvas, width: float, depth: float, middle: float) -> None:

@@ -64,7 +64,8 @@ def admm_sweep(
 
     ``x <- n_cg`` steps of conjugate gradients, from x, on
     ``(A^H A + rho D^T D + anchor_weight) x = A^H y + rho D^T (z - u) + anchor_weight anchor``;
-    ``z <- shrink(D x + u, weight / rho)``; ``u <- u + D x - z``. Boyd et al. 2011, section 6.4.
+    ``z <- shrink(D x + u, weight / rho)``; ``u <- u + D x - z``. Boyd et al. 2011, section 6.4. With weight
+    and rho 0 there is no prior.
     """
     a = problem.operator
     b = a.adjoint(problem.y) + rho * differences.adjoint(split.z - split.u)
@@ -77,7 +78,7 @@ def admm_sweep(
 
     x = cg(matrix, b, x, n_steps=n_cg).x
     dx = differences(x)
-    z = shrink(dx + split.u, weight / rho, isotropic)
+    z = shrink(dx + split.u, weight / jnp.maximum(rho, 1e-30), isotropic)
     return x, Split(z, split.u + dx - z)
 
 

@@ -38,7 +38,8 @@ def program(argv: Sequence[str]) -> None:
     prior = priors.load_prior(values["prior"])
     modality = prior.modality or "ct"
     volume = sources.open_volume(values["volume"], prior.size)
-    value_range = sources.choose_range(values["value_range"], volume, modality)
+    learned = prior.value_range if not values["value_range"] else None
+    value_range = learned or sources.choose_range(values["value_range"], volume, modality)
     fitted = sources.fit(volume, prior.size, value_range, values["volume"])
     truth = as_images(fitted, value_range)
     study = evaluation.Study(
@@ -79,7 +80,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("views", ["8", "4", "2"], "of sparse-view CT (for a prior of MR: accelerations)")
     flags.DEFINE_list("methods", ["dds"], "diffusion methods")
     flags.DEFINE_string("settings", "", "name=value,... of the first method")
-    flags.DEFINE_string("value_range", "", "low,high that map to 0 and 1")
+    flags.DEFINE_string("value_range", "", "low,high that map to 0 and 1 (default: the prior's)")
     flags.DEFINE_float("noise", 0.0, "of the measurements, as simulate takes it")
     flags.DEFINE_bool("ablate_z", True, "also the first method without its prior along z")
     flags.DEFINE_integer("chunk", 64, "slices that go through the network together")

@@ -24,10 +24,12 @@ from diffax.inverse.chunks import in_chunks
 from diffax.io.samples import write_npz
 from diffax.samplers import SamplerState, advance, begin
 from diffax.types import DenoiseFn, Params
-from experiments.diffusion_mbir.method import for_networks, make_recipe
+from experiments.diffusion_mbir.method import Recipe, for_networks, make_recipe
 from experiments.progress import say
 
 SAVE_SECONDS = 30.0
+_TRACED = ("weight", "rho")  # settings with which no other program is needed
+Numbers = dict[str, Any]
 
 
 class Work(NamedTuple):
@@ -59,37 +61,42 @@ def run(
     With ``partial`` the state is saved there about twice a minute, and work that it belongs to goes on.
     """
     problem = jax.jit(for_networks)(problem)
-    shared = work._replace(settings=tuple(sorted(work.settings.items())), seed=0)
-    start, more, finish = compiled(shared, problem.operator.in_shape)
+    numbers = {name: float(work.settings[name]) for name in _TRACED if name in work.settings}
+    fixed = tuple(sorted(item for item in work.settings.items() if item[0] not in numbers))
+    start, more, finish = compiled(work._replace(settings=fixed, seed=0), problem.operator.in_shape)
     key = jax.random.key(work.seed)
-    state = jax.block_until_ready(start(problem, key))
+    state = jax.block_until_ready(start(problem, numbers, key))
     total, saved = int(work.settings["steps"]), time.monotonic()
     mark = fingerprint(work, problem, params) if partial else ""
     state = restore(partial, mark, state) if partial else state
     done = int(state.index)
     while done < total:
-        state = more(problem, params, key, state, min(work.stretch, total - done))
+        state = more(problem, numbers, params, key, state, min(work.stretch, total - done))
         done = int(state.index)
         if progress is not None:
             progress(done, total)
         if partial is not None and done < total and time.monotonic() - saved > SAVE_SECONDS:
             save(partial, mark, state)
             saved = time.monotonic()
-    images, calls = finish(problem, state)
+    images, calls = finish(problem, numbers, state)
     return np.asarray(images), int(calls)
 
 
 @lru_cache(maxsize=16)
 def compiled(work: Work, in_shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:
-    """``start(problem, key)``, ``more(problem, params, key, state, n_steps)``, ``finish(problem, state)``.
+    """``start(problem, numbers, key)``, ``more(.., params, key, state, n_steps)``, ``finish(.., state)``.
 
     The batch is filled up to a multiple of the devices, with slices that the problem does not see. Volumes
-    of one shape share the programs (``work.settings`` is a tuple of pairs here, so that they can be found).
+    of one shape share the programs (``work.settings`` is a tuple of pairs here, so that they can be found);
+    ``numbers`` are the settings that may differ between them.
     """
-    mesh, settings, slices = work.mesh, dict(work.settings), in_shape[2]
+    mesh, slices = work.mesh, in_shape[2]
     batch = slices + (-slices % (mesh.size if mesh else 1))
     shape = (*in_shape[:2], 1)
     rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names)) if mesh else None
+
+    def recipe_of(problem: LinearProblem, numbers: Numbers) -> Recipe:
+        return make_recipe(work.method, problem, {**dict(work.settings), **numbers})
 
     def keys_of(key: Array) -> Array:
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
@@ -98,8 +105,8 @@ def compiled(work: Work, in_shape: tuple[int, int, int]) -> tuple[Any, Any, Any]
         return state if rows is None else state._replace(x=jax.lax.with_sharding_constraint(state.x, rows))
 
     @jax.jit
-    def start(problem: LinearProblem, key: Array) -> SamplerState:
-        recipe = make_recipe(work.method, problem, settings)
+    def start(problem: LinearProblem, numbers: Numbers, key: Array) -> SamplerState:
+        recipe = recipe_of(problem, numbers)
         given: dict[str, Any] = {"shape": shape}
         if recipe.x_init is not None:
             like = jnp.zeros((batch, *shape))
@@ -107,9 +114,14 @@ def compiled(work: Work, in_shape: tuple[int, int, int]) -> tuple[Any, Any, Any]
         return spread(begin(keys_of(key), recipe.process, recipe.sampler, recipe.grid, **given))
 
     def more(
-        problem: LinearProblem, params: Params, key: Array, state: SamplerState, n_steps: int
+        problem: LinearProblem,
+        numbers: Numbers,
+        params: Params,
+        key: Array,
+        state: SamplerState,
+        n_steps: int,
     ) -> SamplerState:
-        recipe = make_recipe(work.method, problem, settings)
+        recipe = recipe_of(problem, numbers)
         prior = in_chunks(work.chunk, mesh)(work.denoise(params, recipe.process))
         after = advance(
             keys_of(key), recipe.transform(prior), recipe.process, recipe.sampler, recipe.grid, state, n_steps
@@ -117,14 +129,14 @@ def compiled(work: Work, in_shape: tuple[int, int, int]) -> tuple[Any, Any, Any]
         return spread(after)
 
     @jax.jit
-    def finish(problem: LinearProblem, state: SamplerState) -> tuple[Array, Array]:
-        recipe = make_recipe(work.method, problem, settings)
+    def finish(problem: LinearProblem, numbers: Numbers, state: SamplerState) -> tuple[Array, Array]:
+        recipe = recipe_of(problem, numbers)
         images = inverse.to_images(problem, state.x)
         if work.method == "mbir" and not jnp.iscomplexobj(problem.y):
             images = inverse.sart_step(problem, images)
         return (images + 1) / 2, recipe.sampler.nfe(recipe.process, recipe.grid, state.carry)
 
-    return start, jax.jit(more, static_argnums=4), finish
+    return start, jax.jit(more, static_argnums=5), finish
 
 
 def fingerprint(work: Work, problem: LinearProblem, params: Params) -> str:

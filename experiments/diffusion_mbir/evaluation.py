@@ -74,9 +74,11 @@ def compare(study: Study, found: Sequence[Case], workdir: Path, split: str) -> d
     groups: dict[str, dict[str, float]] = {}
     for name in names:
         each: dict[str, list[dict[str, float]]] = {}
+        weight: float | None = None
         for number, case in enumerate(case for case in found if case.name == name):
             volumes = {}
-            for method, images, about in reconstructions(study, case):
+            for method, images, about in reconstructions(study, case, weight):
+                weight = about.get("weight", weight)
                 volumes[method] = images
                 each.setdefault(method, []).append(measures.agreement(images, case.truth) | about)
                 say(f"{name} volume {number} {method}: {each[method][-1]['psnr']:.2f} dB")
@@ -115,8 +117,13 @@ def held_out_volumes(config: ConfigDict) -> list[Images]:
     return [np.ascontiguousarray((np.stack(stack, axis=-1) + 1) / 2, np.float32) for stack in slices.values()]
 
 
-def reconstructions(study: Study, case: Case) -> Iterator[tuple[str, Images, dict[str, float]]]:
-    """FBP (or the zero-filled image), ADMM-TV with the best weight, and the diffusion methods."""
+def reconstructions(
+    study: Study, case: Case, weight: float | None = None
+) -> Iterator[tuple[str, Images, dict[str, float]]]:
+    """FBP (or the zero-filled image), ADMM-TV with the best weight, and the diffusion methods.
+
+    ``weight``: where to begin looking for the best.
+    """
     problem = case.scan.problem()
 
     def about(images: Images) -> dict[str, float]:
@@ -124,12 +131,12 @@ def reconstructions(study: Study, case: Case) -> Iterator[tuple[str, Images, dic
 
     fbp = classical("fbp", case, problem, {})
     yield "fbp", fbp, about(fbp)
-    tv, weight = best_tv(study, case, problem)
+    tv, weight = best_tv(study, case, problem, weight)
     yield "admm_tv", tv, about(tv) | {"weight": weight}
     for number, (method, changed) in enumerate(study.methods.items()):
         variants = {method: dict(changed)}
         if study.ablate_z and number == 0:
-            variants[f"{method}_without_z"] = {**changed, "axes": ()}
+            variants[f"{method}_without_z"] = {**changed, "weight": 0.0, "rho": 0.0}
         for name, chosen in variants.items():
             work = drive.Work(
                 method, settings_of(method, chosen), study.denoise,
@@ -140,10 +147,12 @@ def reconstructions(study: Study, case: Case) -> Iterator[tuple[str, Images, dic
             yield name, images, about(images) | {"nfe": float(calls), "seconds": time.monotonic() - begun}
 
 
-def best_tv(study: Study, case: Case, problem: LinearProblem) -> tuple[Images, float]:
+def best_tv(
+    study: Study, case: Case, problem: LinearProblem, near: float | None = None
+) -> tuple[Images, float]:
     """ADMM-TV with the weight that comes nearest to the truth: a baseline that no user could tune so well.
 
-    From the middle of the weights, uphill until the next one on both sides is worse.
+    From ``near``, or the middle of the weights, uphill until the next one on both sides is worse.
     """
     tried: dict[int, tuple[float, Images]] = {}
 
@@ -155,7 +164,7 @@ def best_tv(study: Study, case: Case, problem: LinearProblem) -> tuple[Images, f
             tried[index] = (measures.agreement(images, case.truth)["psnr"], images)
         return tried[index][0]
 
-    best = len(study.tv_weights) // 2
+    best = len(study.tv_weights) // 2 if near is None else list(study.tv_weights).index(near)
     while (step := max((-1, 1), key=lambda side: quality(best + side))) and quality(best + step) > quality(
         best
     ):

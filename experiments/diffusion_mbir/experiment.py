@@ -6,6 +6,7 @@ from diffax import checks
 from experiments.base import Experiment
 from experiments.diffusion_mbir import evaluation
 from experiments.diffusion_mbir.method import DIFFUSION, settings_of
+from experiments.diffusion_mbir.priors import begin_from
 from experiments.medical_survey.experiment import make_experiment as make_prior
 
 
@@ -20,4 +21,5 @@ def make_experiment(config: ConfigDict) -> Experiment:
     prior = make_prior(config)
     return prior._replace(
         evaluate=lambda state, workdir: evaluation.evaluate(config, state, workdir),
+        begin=(lambda _: begin_from(config)) if config.start else None,
     )

@@ -72,7 +72,7 @@ def posterior(
     count = int(values["samples"])
     checks.require(count >= 1, "--samples", count, "at least 1")
     prior = priors.load_prior(values["prior"], values["checkpoint"])
-    priors.check_fits(prior, measured.geometry, str(values["measurements"]))
+    priors.check_fits(prior, measured.geometry, measured.value_range, str(values["measurements"]))
     mesh = devices.open_mesh("-1x1x1", 1)
     problem, total = measured.problem(), np.zeros(measured.geometry.shape, np.float32)
     calls = 0

@@ -29,6 +29,7 @@ def base() -> ConfigDict:
     config = settings.base()
     config.experiment = "diffusion_mbir"
     config.modality = "ct"
+    config.start = ""  # the folder of a run whose averaged network this one starts from
     config.model = ConfigDict(UNET_64)
     config.data.update({"source": "torsos", "size": 64, "classes": 0, "levels": 256})
     config.loss.times = ConfigDict({"name": "log_normal", "mean": -0.7, "std": 1.4})

