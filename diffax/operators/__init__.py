@@ -1,5 +1,6 @@
 """Linear operators of measurements, each with its adjoint."""
 
+from diffax.operators import attenuation, c_arm
 from diffax.operators.base import (
     LinearOperator,
     compose,
@@ -12,6 +13,8 @@ from diffax.operators.base import (
     real_images,
     scale,
 )
+from diffax.operators.c_arm import CArm, Pose, Rays
+from diffax.operators.ellipsoids import Ellipsoids, render_ellipsoids
 from diffax.operators.fan_beam import fan_beam
 from diffax.operators.images import (
     blur,
@@ -23,16 +26,24 @@ from diffax.operators.images import (
     masked,
 )
 from diffax.operators.mri import birdcage_maps, cartesian_mask, cartesian_mri, true_acceleration
+from diffax.operators.ray_casting import cone_beam, render
 from diffax.operators.tomography import ParallelBeam, parallel_beam
 
 __all__ = [
+    "CArm",
+    "Ellipsoids",
     "LinearOperator",
     "ParallelBeam",
+    "Pose",
+    "Rays",
+    "attenuation",
     "birdcage_maps",
     "blur",
+    "c_arm",
     "cartesian_mask",
     "cartesian_mri",
     "compose",
+    "cone_beam",
     "differences",
     "dot_test",
     "downsample",
@@ -48,6 +59,8 @@ __all__ = [
     "parallel_beam",
     "random_like",
     "real_images",
+    "render",
+    "render_ellipsoids",
     "scale",
     "true_acceleration",
 ]
