@@ -46,7 +46,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
     demo = {
         "cpu_devices": 2,
         "data.volumes": 96,
-        "train.num_steps": 1600,
+        "train.num_steps": 1200,
         "train.checkpoint_every": 400,
         "methods": {"dds": {"steps": 30}},
         "scans": ALL,

@@ -42,12 +42,14 @@ def program(argv: Sequence[str]) -> None:
     value_range = learned or sources.choose_range(values["value_range"], volume, modality)
     fitted = sources.fit(volume, prior.size, value_range, values["volume"])
     truth = as_images(fitted, value_range)
+    asked = scans(values["views"], modality)
+    without_z = tuple(asked) if values["ablate_z"] else ()
     study = evaluation.Study(
-        prior.denoise, prior.params, methods, base().reconstruct.tv_weights, values["ablate_z"],
+        prior.denoise, prior.params, methods, base().reconstruct.tv_weights, without_z,
         int(values["chunk"]), int(values["seed"]), mesh,
     )  # fmt: skip
-    found = [case for name, asked in scans(values["views"], modality).items()
-             for case in evaluation.cases(name, asked, [truth], values["noise"])]  # fmt: skip
+    found = [case for name, about in asked.items()
+             for case in evaluation.cases(name, about, [truth], values["noise"])]  # fmt: skip
     across, _, up = fitted.spacing
     found = [case._replace(thickness=up / across) for case in found]
     out = Path(values["out"])

@@ -1,7 +1,7 @@
 """Held-out volumes, measured and reconstructed: every scan of the configuration, every method."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,14 +39,15 @@ class Case(NamedTuple):
 class Study(NamedTuple):
     """What is compared, around one prior: diffusion methods by name with their changed settings.
 
-    ``ablate_z`` adds the first of them without its prior along z; ADMM-TV has the best of ``tv_weights``.
+    ``ablate_z``: names of the cases in which the first of them also runs without its prior along z; ADMM-TV
+    has the best of ``tv_weights``.
     """
 
     denoise: Callable[[Params, GaussianProcess], DenoiseFn]
     params: Params
     methods: Mapping[str, Mapping[str, Any]]
     tv_weights: Sequence[float]
-    ablate_z: bool
+    ablate_z: Collection[str]
     chunk: int
     seed: int
     mesh: Mesh | None
@@ -59,7 +60,7 @@ def evaluate(config: ConfigDict, state: TrainState, workdir: Path) -> dict[str, 
         make_denoise(config),
         distributed.gather(state.nets["model"].averaged(config.sample.ema)),
         {name: dict(changed) for name, changed in config.methods.items()},
-        chosen.tv_weights, chosen.ablate_z, chosen.chunk, chosen.seed, mesh_of(state),
+        chosen.tv_weights, tuple(chosen.ablate_z), chosen.chunk, chosen.seed, mesh_of(state),
     )  # fmt: skip
     volumes = held_out_volumes(config)
     found = [
@@ -135,7 +136,7 @@ def reconstructions(
     yield "admm_tv", tv, about(tv) | {"weight": weight}
     for number, (method, changed) in enumerate(study.methods.items()):
         variants = {method: dict(changed)}
-        if study.ablate_z and number == 0:
+        if case.name in study.ablate_z and number == 0:
             variants[f"{method}_without_z"] = {**changed, "weight": 0.0, "rho": 0.0}
         for name, chosen in variants.items():
             work = drive.Work(

@@ -43,7 +43,7 @@ def base() -> ConfigDict:
         {
             "noise": 0.0,
             "volumes": 2,  # held-out ones
-            "ablate_z": True,  # also the first method without its prior along z
+            "ablate_z": ("sparse4", "limited90"),  # scans in which the first method also runs without it
             "tv_weights": (
                 3e-5,
                 1e-4,
