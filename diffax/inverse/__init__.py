@@ -12,7 +12,16 @@ from diffax.inverse.posterior import (
     sart_step,
     tv_consistency,
 )
-from diffax.inverse.problem import LinearProblem, normalise, rescale, residual, to_batch, to_images, whiten
+from diffax.inverse.problem import (
+    LinearProblem,
+    balance,
+    normalise,
+    rescale,
+    residual,
+    to_batch,
+    to_images,
+    whiten,
+)
 from diffax.inverse.total_variation import admm_sweep, admm_tv, fista_tv, shrink, total_variation
 
 __all__ = [
@@ -20,6 +29,7 @@ __all__ = [
     "Solution",
     "admm_sweep",
     "admm_tv",
+    "balance",
     "cg",
     "cgls",
     "ddnm",

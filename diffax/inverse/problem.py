@@ -50,6 +50,22 @@ def whiten(problem: LinearProblem) -> LinearProblem:
     return LinearProblem(scale(problem.operator, 1 / std), problem.y / std, jnp.ones(()))
 
 
+def balance(problem: LinearProblem, least: float = 0.3) -> LinearProblem:
+    """Measurements weighed by their certainty, with one ``noise_std`` for all that keeps the problem's size.
+
+    Each is multiplied by ``s / noise_std``, ``1 / s^2`` the mean of ``1 / noise_std^2``. What lies below
+    ``least`` of the root mean square of ``noise_std`` counts as that: a few rays past the patient, a hundred
+    times as certain as the rest, would leave solvers no steps for anything else. A problem whose
+    ``noise_std`` is a number stays as it is. Raises ``ValueError`` as :func:`whiten` does.
+    """
+    std = jnp.asarray(problem.noise_std)
+    if std.ndim == 0:
+        return problem
+    std = jnp.maximum(std, least * jnp.sqrt(jnp.mean(std**2)))
+    white, size = whiten(problem._replace(noise_std=std)), jnp.mean(std**-2.0) ** -0.5
+    return LinearProblem(scale(white.operator, size), white.y * size, size)
+
+
 def rescale(problem: LinearProblem, factor: Scalar, offset: Scalar) -> LinearProblem:
     """The problem for v where ``x = factor v + offset``: networks see other units than measurements do.
 

@@ -66,7 +66,7 @@ def reconstruct_classically(
         if geometry.modality == "mr":
             return problem.operator.adjoint(problem.y)
         return inverse.fbp(problem.y, geometry.beam(), window=own["window"])
-    unit = inverse.normalise(problem)
+    unit = for_images(problem)
     if method == "cg":
         return inverse.cgls(unit, n_steps=steps).x
     if method == "sirt":
@@ -78,9 +78,14 @@ def reconstruct_classically(
     return inverse.fista_tv(unit, own["weight"], n_steps=steps, bounds=(0.0, 1.0)).x
 
 
+def for_images(problem: LinearProblem) -> LinearProblem:
+    """A scanner's problem, its measurements weighed by their certainty, divided by ``||A||``."""
+    return inverse.normalise(inverse.balance(problem))
+
+
 def for_networks(problem: LinearProblem) -> LinearProblem:
-    """A scanner's problem, normalised, for images in [-1, 1] as networks see them."""
-    return inverse.rescale(inverse.normalise(problem), 0.5, 0.5)
+    """The same, for images in [-1, 1] as networks see them."""
+    return inverse.rescale(for_images(problem), 0.5, 0.5)
 
 
 def diffusion_mbir(

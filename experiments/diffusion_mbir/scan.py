@@ -62,7 +62,8 @@ class Scan(NamedTuple):
     """Measurements ``y = A x + n`` of a volume, x in [0, 1] for values in ``value_range``.
 
     ``affine`` places the volume's voxels, on the axes of :class:`diffax.data.volume.Volume`; ``source`` says
-    what was measured.
+    what was measured. ``noise_std`` is that of n, or its mean over measurements where ``std`` has each one's
+    own.
     """
 
     geometry: Geometry
@@ -71,10 +72,12 @@ class Scan(NamedTuple):
     value_range: tuple[float, float]
     noise_std: float = 0.0
     source: str = ""
+    std: Float[np.ndarray, "..."] | None = None
 
     def problem(self) -> LinearProblem:
         """The measurements as an inverse problem, in the scanner's own units."""
-        return LinearProblem(self.geometry.operator(), jnp.asarray(self.y), jnp.asarray(self.noise_std))
+        std = self.noise_std if self.std is None else self.std
+        return LinearProblem(self.geometry.operator(), jnp.asarray(self.y), jnp.asarray(std))
 
 
 def check(scan: Scan) -> Scan:
@@ -88,6 +91,10 @@ def check(scan: Scan) -> Scan:
     kind = np.result_type(scan.y.dtype, operator.out_dtype)
     checks.require(kind == operator.out_dtype, "scan: dtype of y", str(scan.y.dtype), str(operator.out_dtype))
     checks.require(bool(np.isfinite(scan.y).all()), "scan: y", "nan or inf", "finite values")
+    if scan.std is not None:
+        allowed = f"{scan.y.shape} numbers above 0"
+        fits = scan.std.shape == scan.y.shape and bool((np.isfinite(scan.std) & (scan.std > 0)).all())
+        checks.require(fits, "scan: std", scan.std.shape, allowed)
     checks.require(scan.affine.shape == (4, 4), "scan: shape of affine", scan.affine.shape, "(4, 4)")
     return scan
 
@@ -104,7 +111,8 @@ def write_scan(path: str | Path, scan: Scan) -> None:
         "noise_std": scan.noise_std,
         "source": scan.source,
     }
-    arrays = {"y": scan.y, "affine": scan.affine, "angles": geometry.angles, "mask": geometry.mask}
+    arrays = {"y": scan.y, "affine": scan.affine, "std": scan.std}
+    arrays |= {"angles": geometry.angles, "mask": geometry.mask}
     arrays = {name: value for name, value in arrays.items() if value is not None}
     write_npz(Path(path), about=np.asarray(json.dumps(about)), **arrays)
 
@@ -120,9 +128,8 @@ def read_scan(path: str | Path) -> Scan:
             about["task"], tuple(about["shape"]), arrays.get("angles"), about["detectors"], arrays.get("mask")
         )
         low, high = about["value_range"]
-        return check(
-            Scan(geometry, arrays["y"], arrays["affine"], (low, high), about["noise_std"], about["source"])
-        )
+        said = (about["noise_std"], about["source"], arrays.get("std"))
+        return check(Scan(geometry, arrays["y"], arrays["affine"], (low, high), *said))
     except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: {error} (allowed: a scan as simulate writes it)") from error
 
@@ -183,22 +190,24 @@ def simulate(
 
     ``noise`` is a standard deviation, as a share of the largest line integral of CT, or of the root mean
     square of measured k-space. ``counts`` (CT) instead draws Poisson numbers of photons, so many without the
-    patient, with ``attenuation`` a pixel at image value 1; what arrives is turned back into line integrals.
+    patient, with ``attenuation`` a pixel at image value 1; what arrives is turned back into line integrals,
+    whose ``std`` is ``1 / (attenuation sqrt(arrived))``.
     """
     checks.require(noise >= 0 and counts >= 0, "--noise, --counts", (noise, counts), "numbers >= 0")
     y = np.asarray(jax.jit(lambda a, x: a(x))(geometry.operator(), jnp.asarray(images)))
     rng = np.random.Generator(np.random.Philox(seed))
+    each = None
     if counts:
         allowed = "CT, and no --noise beside it"
         checks.require(geometry.modality == "ct" and not noise, "--counts", counts, allowed)
-        expected = counts * np.exp(-attenuation * y.astype(np.float64))
-        arrived = np.maximum(rng.poisson(expected), 0.5)
-        std = float(np.sqrt(np.mean(1 / expected)) / attenuation)
+        arrived = np.maximum(rng.poisson(counts * np.exp(-attenuation * y.astype(np.float64))), 0.5)
+        each = (1 / (attenuation * np.sqrt(arrived))).astype(np.float32)
+        std = float(np.sqrt(np.mean(each**2)))
         y = (np.log(counts / arrived) / attenuation).astype(np.float32)
     else:
         std = noise * _size(y, geometry.mask)
         y = _with_noise(rng, y, std, geometry.mask)
-    return check(Scan(geometry, y, affine, value_range, std, source))
+    return check(Scan(geometry, y, affine, value_range, std, source, each))
 
 
 def _size(y: np.ndarray, mask: np.ndarray | None) -> float:

@@ -9,7 +9,7 @@ import pytest
 from launching import launch, launch_module
 
 from configs.diffusion_mbir.anatomy import get_config
-from diffax import gaussian_denoiser
+from diffax import gaussian_denoiser, inverse
 from diffax.data import Volume, fit_volume, read_volume, torso
 from diffax.data.phantoms import HU_RANGE
 from diffax.io import write_dicom, write_nifti
@@ -167,6 +167,31 @@ def test_noise_is_not_fitted(images, prior):
     found = measures.misfit(made.problem(), drive.run(work, made.problem(), prior.params)[0])
     expected = made.noise_std * np.sqrt(made.y.size) / np.linalg.norm(made.y)
     assert 0.8 * expected < found < 1.2 * expected  # 0.66 where the noise is not known of
+
+
+@pytest.mark.parametrize("name", ["admm_tv", "dds"])
+def test_rays_that_hardly_any_photon_passed_weigh_less(tmp_path, images, prior, name):
+    geometry = scan.make_geometry("sparse_view", images.shape, views=12)
+    made = scan.simulate(geometry, images, np.eye(4), HU_RANGE, counts=1000.0, attenuation=1.0)
+    assert made.std.max() > 5 * made.std.min()
+    scan.write_scan(tmp_path / "scan.npz", made)
+    np.testing.assert_array_equal(scan.read_scan(tmp_path / "scan.npz").std, made.std)
+
+    def quality(made):
+        problem = made.problem()
+        if name == "dds":
+            work = drive.Work("dds", method.settings_of("dds", {"steps": 20}), prior.denoise, stretch=20)
+            found, _ = drive.run(work, problem, prior.params)
+        else:
+            solve = jax.jit(lambda p, w: inverse.admm_tv(method.for_images(p), w, rho=0.1, n_steps=60).x)
+            each = [np.asarray(solve(problem, weight)) for weight in (3e-4, 1e-3, 3e-3, 1e-2)]
+            return max(measures.agreement(found, images)["psnr"] for found in each)
+        return measures.agreement(found, images)["psnr"]
+
+    weighed, alike = quality(made), quality(made._replace(std=None))
+    assert weighed > alike + 1
+    with pytest.raises(ValueError, match="scan: std"):
+        scan.check(made._replace(std=np.zeros_like(made.std)))
 
 
 def test_a_broken_reconstruction_goes_on_to_the_same_volume(tmp_path, images, prior, monkeypatch):

@@ -80,6 +80,7 @@ def test_sigterm_saves_and_ends_with_status_0(undisturbed, tmp_path):
     assert digests(workdir)[48] == digests(undisturbed[0])[48]
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(tmp_path):
     with socket.socket() as found:
         found.bind(("localhost", 0))

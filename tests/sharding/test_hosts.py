@@ -86,6 +86,7 @@ def test_four_processes_save_and_one_goes_on(alone, tmp_path):
     check(run(tmp_path, 1, "8x1x1"), alone[1])
 
 
+@pytest.mark.slow
 def test_one_process_saves_and_four_go_on(alone, tmp_path):
     shutil.copytree(alone[0] / "half", tmp_path / "checkpoints")
     check(run(tmp_path, 4, "2x4x1"), alone[1])

@@ -99,7 +99,7 @@ def largest_difference(a, b):
     return max(np.abs(x - y).max() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=["unet", pytest.param("transformer", marks=pytest.mark.slow)])
 def single(request):
     """The name of a network, and its run on one device."""
     return request.param, *run(request.param, (1, 1, 1))

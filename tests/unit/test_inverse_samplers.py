@@ -240,6 +240,24 @@ class TestUnits:
         np.testing.assert_allclose(inverse.residual(v, x), inverse.residual(problem, (x + 1) / 2), atol=1e-5)
         assert v.noise_std == 0.05
 
+    def test_balance_weighs_and_keeps_the_size(self):
+        operator = projector(1)
+        problem = LinearProblem(operator, operator(volume_of(1)), 0.05)
+        assert inverse.balance(problem) is problem
+        std = jnp.linspace(0.5, 4.0, problem.y.size).reshape(problem.y.shape)
+        weighed = inverse.balance(problem._replace(noise_std=std), least=0.0)
+        white = inverse.whiten(problem._replace(noise_std=std))
+        assert float(weighed.noise_std) ** -2 == pytest.approx(float(jnp.mean(std**-2)), rel=1e-5)
+        np.testing.assert_allclose(weighed.y / weighed.noise_std, white.y, rtol=1e-5)
+        bounded = inverse.balance(problem._replace(noise_std=std))
+        ratio = (bounded.y / problem.y)[problem.y != 0]
+        assert float(ratio.max() / ratio.min()) == pytest.approx(
+            4.0 / float(0.3 * jnp.sqrt(jnp.mean(std**2))), rel=0.05
+        )
+        same = inverse.balance(problem._replace(noise_std=jnp.full(problem.y.shape, 0.3)))
+        np.testing.assert_allclose(same.y, problem.y, rtol=1e-6)
+        assert float(same.noise_std) == pytest.approx(0.3)
+
     def test_unequal_noise_is_whitened_entry_by_entry(self):
         operator = projector(1)
         std = np.random.default_rng(0).uniform(0.1, 2.0, operator.out_shape).astype(np.float32)
