@@ -46,8 +46,8 @@ def get_config(variant: str = "demo") -> ConfigDict:
     demo = {
         "cpu_devices": 2,
         "data.volumes": 96,
-        "train.num_steps": 1200,
-        "train.checkpoint_every": 400,
+        "train.num_steps": 1300,
+        "train.checkpoint_every": 325,
         "methods": {"dds": {"steps": 30}},
         "scans": ALL,
     }

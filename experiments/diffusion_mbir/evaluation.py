@@ -162,7 +162,7 @@ def best_tv(
             return -np.inf
         if index not in tried:
             images = classical("admm_tv", case, problem, {"weight": study.tv_weights[index]})
-            tried[index] = (measures.agreement(images, case.truth)["psnr"], images)
+            tried[index] = (measures.volume_psnr(images, case.truth), images)
         return tried[index][0]
 
     best = len(study.tv_weights) // 2 if near is None else list(study.tv_weights).index(near)

@@ -1,5 +1,7 @@
 """How near a volume comes to another, in all three planes, and to its measurements."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ def agreement(
     easily. SSIM mirrors slices at their edges, with a window of 11 pixels, or 7 where a slice is narrower.
     """
     x, y = jnp.clip(jnp.asarray(images), 0, 1), jnp.asarray(truth)
-    found = {"psnr": float(psnr(x[None, ..., None], y[None, ..., None], data_range=DATA_RANGE)[0])}
+    found = {"psnr": volume_psnr(images, truth)}
     for plane, axis in PLANES.items():
         slices = np.moveaxis(np.asarray(y), axis, 0)
         shown = slices.reshape(len(slices), -1).max(axis=1) > 0.05
@@ -33,6 +35,14 @@ def agreement(
             values = _ssim(*pair, window)
             found[f"ssim_{plane}"] = float(values)
     return found
+
+
+def volume_psnr(
+    images: Float[Array | np.ndarray, "h w n"], truth: Float[Array | np.ndarray, "h w n"]
+) -> float:
+    """``-10 log10`` of the mean squared error of a volume, clipped to [0, 1]."""
+    x, y = jnp.clip(jnp.asarray(images), 0, 1), jnp.asarray(truth)
+    return float(psnr(x[None, ..., None], y[None, ..., None], data_range=DATA_RANGE)[0])
 
 
 def misfit(problem: LinearProblem, images: Float[Array | np.ndarray, "h w n"]) -> float:
@@ -50,7 +60,6 @@ def _misfit(problem: LinearProblem, images: Array) -> Array:
     return norm(residual(problem, images)) / norm(problem.y)
 
 
+@partial(jax.jit, static_argnums=2)
 def _ssim(x: Array, y: Array, window: int) -> Array:
-    return jnp.mean(
-        jax.jit(lambda x, y: ssim(x, y, data_range=DATA_RANGE, window=window, padding="reflect"))(x, y)
-    )
+    return jnp.mean(ssim(x, y, data_range=DATA_RANGE, window=window, padding="reflect"))
