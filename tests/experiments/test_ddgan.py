@@ -69,8 +69,8 @@ class TestAblations:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"prediction": "x_s"},
-            {"prediction": "eps"},
+            pytest.param({"prediction": "x_s"}, marks=pytest.mark.slow),
+            pytest.param({"prediction": "eps"}, marks=pytest.mark.slow),
             {"objective": "augmented"},
             {"latent": 0},
             {"steps": 1},

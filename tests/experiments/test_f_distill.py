@@ -193,7 +193,13 @@ def test_every_update_of_the_critics_sees_noise_of_its_own(start):
     assert found[0] != pytest.approx(found[1], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", DIVERGENCES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("js", "kl", "rkl") else pytest.mark.slow)
+        for name in DIVERGENCES
+    ],
+)
 def test_every_divergence_takes_whole_steps(start, name):
     _, after, metrics = step(start, RATES, divergence=divergence(name))
     values = {key: float(value) for key, value in metrics.items()}
