@@ -195,10 +195,7 @@ def test_every_update_of_the_critics_sees_noise_of_its_own(start):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("js", "kl", "rkl") else pytest.mark.slow)
-        for name in DIVERGENCES
-    ],
+    [pytest.param(name, marks=[] if name in _QUICK else pytest.mark.slow) for name in DIVERGENCES],
 )
 def test_every_divergence_takes_whole_steps(start, name):
     _, after, metrics = step(start, RATES, divergence=divergence(name))
