@@ -26,7 +26,7 @@ Lengths = Sequence[Number] | np.ndarray
 
 
 def torso(index: int, size: int = 64, seed: int = 0) -> Volume:
-    """Torso number ``index``: (size, size, size) HU on a cube of 400 mm, RAS+, in about 0.2 s at size 64.
+    """Torso number ``index``: (size, size, size) HU on a cube of 400 mm, RAS+, in about 0.35 s at size 64.
 
     Equal arguments give equal voxels. Every index is another body: size and place of organs, fat, posture,
     texture. Raises ``ValueError`` for a negative index or a size below 8.
@@ -44,7 +44,7 @@ class TorsoSource:
     """Axial slices of torsos, (size, size, 1) in [-1, 1] for -1000 .. 1000 HU, displayed as radiologists do.
 
     Items: ``image``, and ``volume``, int32, the place of its torso in ``indices``. A torso is drawn when one
-    of its slices is asked for first (0.2 s at size 64), and kept as 16-bit integers.
+    of its slices is asked for first (0.35 s at size 64), and kept as 16-bit integers.
     """
 
     def __init__(self, indices: Sequence[int], size: int = 64, seed: int = 0) -> None:
