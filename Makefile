@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/python -m experiments.medical_survey.report --workdir=runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -200,6 +200,7 @@ def test_the_stream_is_shared_and_resumes():
         MixtureStream(mixture, 8, seed=4).set_state(state)
 
 
+@pytest.mark.slow
 def test_the_program_end_to_end(tmp_path):
     config = "configs/ddgan/gaussians25.py:smoke"
     for mode in ("train", "eval", "sample", "export"):

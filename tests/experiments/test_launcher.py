@@ -118,6 +118,7 @@ def test_another_runs_folder_is_left_alone(trained):
     assert digests(trained) == before
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_images_without_labels(tmp_path):
     rng = np.random.default_rng(0)
     folder = tmp_path / "pictures"

@@ -161,6 +161,7 @@ def test_remat_and_bfloat16_change_the_footprint_not_the_run():
     assert 0 < np.abs(losses - whole).max() < 0.02
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_those_of_one_device():
     runs = [run("transformer", sizes, steps=4, changes={"accumulate": 4}) for sizes in ((1, 1, 1), (2, 2, 2))]
     np.testing.assert_allclose(runs[1][1], runs[0][1], atol=1e-4)
