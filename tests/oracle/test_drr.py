@@ -128,8 +128,7 @@ def test_siddon_from_a_source_within_the_volume():
     np.testing.assert_allclose(found, box_chord(rays, -np.full(3, 30.0), np.full(3, 30.0)), atol=0.01)
 
 
-@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (1.3, -0.7, 0.4)])
-@pytest.mark.parametrize("odd", [0, 1])
+@pytest.mark.parametrize(("odd", "shift"), [(0, (0.0, 0.0, 0.0)), (1, (1.3, -0.7, 0.4))])
 def test_gaussian_blobs(odd, shift):
     """``a sigma sqrt(2 pi) exp(-distance^2 / 2 sigma^2)`` for a ray at a distance from the centre.
 
@@ -256,7 +255,7 @@ def test_pose_gradients_against_central_differences(name):
 def test_adjoints(name):
     shape = (11, 13, 9)
     affine = affine_of(shape, np.array([8.0, 7.0, 9.0]), (2.0, 1.0, -3.0))
-    views = [geometry.rays(ARM, geometry.pose(*angles)) for angles in POSES]
+    views = [geometry.rays(ARM, geometry.pose(*angles)) for angles in POSES[1::2]]
     assert dot_test(cone_beam(shape, affine, views, name), jax.random.key(0)) < 1e-5
 
 
