@@ -42,7 +42,7 @@ VIEWS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
 
 
 class CArm(NamedTuple):
-    """``sdd``: source to detector; ``sod``: source to isocentre; ``pitch``: of pixels; in mm.
+    """``sdd``: source to detector; ``sod``: source to isocentre; ``spacing``: of pixels; in mm.
 
     ``shape``: rows and columns of the detector. ``sod = inf`` is a parallel beam, whose pixels are as far
     apart at the isocentre.
@@ -50,7 +50,7 @@ class CArm(NamedTuple):
 
     sdd: float = 1020.0
     sod: float = 510.0
-    pitch: float = 2.0
+    spacing: float = 2.0
     shape: tuple[int, int] = (128, 128)
 
 
@@ -72,7 +72,7 @@ def check_c_arm(arm: CArm) -> CArm:
     """The C-arm; ``ValueError`` for distances, pixels or a detector that cannot be."""
     require(arm.sod > 0, "sod", arm.sod, "above 0 mm")
     require(bool(np.isinf(arm.sod)) or arm.sdd >= arm.sod, "sdd", arm.sdd, f"at least sod, {arm.sod} mm")
-    require(arm.pitch > 0, "pitch", arm.pitch, "above 0 mm")
+    require(arm.spacing > 0, "spacing", arm.spacing, "above 0 mm")
     require(min(arm.shape) >= 1, "shape", arm.shape, "at least 1 row and 1 column")
     return arm
 
@@ -123,8 +123,8 @@ def rays(arm: CArm, at: Pose) -> Rays:
     """A ray for every pixel of the detector, to the pixel's centre; differentiable in the pose."""
     check_c_arm(arm)
     rows, columns = arm.shape
-    across = -(jnp.arange(columns) - (columns - 1) / 2) * arm.pitch
-    up = -(jnp.arange(rows) - (rows - 1) / 2) * arm.pitch
+    across = -(jnp.arange(columns) - (columns - 1) / 2) * arm.spacing
+    up = -(jnp.arange(rows) - (rows - 1) / 2) * arm.spacing
     x, z = jnp.broadcast_to(across[None], arm.shape), jnp.broadcast_to(up[:, None], arm.shape)
     if np.isinf(arm.sod):  # from far before to far behind whatever is shown
         far = jnp.float32(arm.sdd)
@@ -146,7 +146,7 @@ def auto_fov(arm: CArm, shape: tuple[int, int, int], affine: Affine, margin: flo
     scale = 1.0 if np.isinf(arm.sod) else arm.sdd / (arm.sod - world[:, 1])
     require(bool(np.all(np.asarray(scale) > 0)), "sod", arm.sod, "a source outside the volume")
     half = np.abs(world[:, [2, 0]] * np.reshape(scale, (-1, 1))).max(axis=0)
-    return check_c_arm(arm._replace(pitch=float(margin * np.max(2 * half / np.array(arm.shape)))))
+    return check_c_arm(arm._replace(spacing=float(margin * np.max(2 * half / np.array(arm.shape)))))
 
 
 def centre_of(shape: tuple[int, int, int], affine: Affine) -> tuple[float, float, float]:
@@ -160,8 +160,8 @@ def project(arm: CArm, at: Pose, points: Float[Array, "*n 3"]) -> Float[Array, "
     local = (points - at.translation) @ at.rotation
     size = 1.0 if np.isinf(arm.sod) else arm.sdd / (arm.sod - local[..., 1])
     rows, columns = arm.shape
-    i = (rows - 1) / 2 - local[..., 2] * size / arm.pitch
-    j = (columns - 1) / 2 - local[..., 0] * size / arm.pitch
+    i = (rows - 1) / 2 - local[..., 2] * size / arm.spacing
+    j = (columns - 1) / 2 - local[..., 0] * size / arm.spacing
     return jnp.stack([i, j], axis=-1)
 
 

@@ -39,8 +39,8 @@ class Case(NamedTuple):
 class Study(NamedTuple):
     """What is compared, around one prior: diffusion methods by name with their changed settings.
 
-    ``ablate_z``: names of the cases in which the first of them also runs without its prior along z; ADMM-TV
-    has the best of ``tv_weights``.
+    ``ablate_z``: names of the cases in which the first of them, if it has a prior along z, also runs without
+    it; ADMM-TV has the best of ``tv_weights``.
     """
 
     denoise: Callable[[Params, GaussianProcess], DenoiseFn]
@@ -136,7 +136,7 @@ def reconstructions(
     yield "admm_tv", tv, about(tv) | {"weight": weight}
     for number, (method, changed) in enumerate(study.methods.items()):
         variants = {method: dict(changed)}
-        if case.name in study.ablate_z and number == 0:
+        if case.name in study.ablate_z and number == 0 and "rho" in settings_of(method, {}):
             variants[f"{method}_without_z"] = {**changed, "weight": 0.0, "rho": 0.0}
         for name, chosen in variants.items():
             work = drive.Work(

@@ -12,7 +12,7 @@ from diffax.operators.ellipsoids import Ellipsoids, chords, render_ellipsoids, v
 from diffax.operators.ray_casting import PROJECTORS, cone_beam, joseph, render, siddon, trilinear
 
 POSES = [(0.0, 0.0, 0.0), (12.0, -9.0, 14.0), (-37.0, 21.0, -5.0), (90.0, 0.0, 0.0)]
-ARM = CArm(sdd=1020.0, sod=510.0, pitch=8.0, shape=(31, 24))
+ARM = CArm(sdd=1020.0, sod=510.0, spacing=8.0, shape=(31, 24))
 fast = {name: jax.jit(project) for name, project in PROJECTORS.items()}
 
 
@@ -123,7 +123,7 @@ def test_siddon_of_random_voxels_is_the_sum_of_their_boxes():
 
 def test_siddon_from_a_source_within_the_volume():
     shape, spacing = (10, 10, 10), np.array([6.0, 6.0, 6.0])
-    rays = geometry.rays(ARM._replace(sod=12.0, sdd=40.0, pitch=1.0), geometry.pose(5.0, 3.0, 0.0))
+    rays = geometry.rays(ARM._replace(sod=12.0, sdd=40.0, spacing=1.0), geometry.pose(5.0, 3.0, 0.0))
     found = fast["siddon"](jnp.ones(shape), affine_of(shape, spacing), rays)
     np.testing.assert_allclose(found, box_chord(rays, -np.full(3, 30.0), np.full(3, 30.0)), atol=0.01)
 
@@ -165,7 +165,7 @@ def test_trilinear_is_exact_on_a_linear_field():
     x, y, z = np.meshgrid(*axes, indexing="ij")
     volume = jnp.asarray(5 + slope[0] * x + slope[1] * y + slope[2] * z, jnp.float32)
     # from within to within: both ends well inside the field
-    inner = geometry.rays(CArm(sdd=60.0, sod=30.0, pitch=2.0, shape=(9, 9)), geometry.pose(25.0, 10.0, 0.0))
+    inner = geometry.rays(CArm(sdd=60.0, sod=30.0, spacing=2.0, shape=(9, 9)), geometry.pose(25.0, 10.0, 0.0))
     source, d = ends(inner)
     expected = np.linalg.norm(d, axis=-1) * (5 + (source + d / 2) @ slope)
     np.testing.assert_allclose(fast["trilinear"](volume, affine, inner), expected, rtol=1e-5)
@@ -176,20 +176,20 @@ def test_a_parallel_beam_conserves_mass_whatever_the_angle():
     rng = np.random.default_rng(1)
     volume = jnp.asarray(np.pad(rng.random((8, 9, 7)), 4), jnp.float32)
     affine = affine_of(volume.shape, np.full(3, 5.0))
-    arm = CArm(sdd=300.0, sod=np.inf, pitch=0.5, shape=(220, 220))
+    arm = CArm(sdd=300.0, sod=np.inf, spacing=0.5, shape=(220, 220))
     for angles in POSES:
         rays = geometry.rays(arm, geometry.pose(*angles))
         for name, bound in (("siddon", 2e-3), ("trilinear", 2e-3), ("joseph", 2e-2)):
-            mass = float(jnp.sum(fast[name](volume, affine, rays))) * arm.pitch**2
+            mass = float(jnp.sum(fast[name](volume, affine, rays))) * arm.spacing**2
             assert mass == pytest.approx(float(volume.sum()) * 125.0, rel=bound), (name, angles)
-    far = CArm(sdd=1e5 + 100.0, sod=1e5, pitch=5.0, shape=(24, 24))
+    far = CArm(sdd=1e5 + 100.0, sod=1e5, spacing=5.0, shape=(24, 24))
     near, limit = (fast["siddon"](volume, affine, geometry.rays(a, geometry.pose(3.0, 2.0, 1.0)))
                    for a in (far, far._replace(sod=np.inf, sdd=300.0)))  # fmt: skip
     assert np.linalg.norm(near - limit) < 0.01 * np.linalg.norm(limit)
 
 
 def test_magnification_and_where_points_fall():
-    arm = CArm(sdd=1000.0, sod=400.0, pitch=4.0, shape=(101, 121))
+    arm = CArm(sdd=1000.0, sod=400.0, spacing=4.0, shape=(101, 121))
     for angles in POSES:
         at = geometry.pose(*angles, isocentre=(10.0, -20.0, 30.0))
         for point in ((10.0, -20.0, 30.0), (35.0, -20.0, 50.0), (-8.0, 15.0, 12.0)):
@@ -204,7 +204,7 @@ def test_magnification_and_where_points_fall():
 
 
 def test_sides_and_signs():
-    arm = CArm(sdd=1000.0, sod=500.0, pitch=4.0, shape=(64, 64))
+    arm = CArm(sdd=1000.0, sod=500.0, spacing=4.0, shape=(64, 64))
     right, head, front = jnp.array([30.0, 0, 0]), jnp.array([0, 0, 30.0]), jnp.array([0, 30.0, 0])
     ap = geometry.view("ap")
     middle = geometry.project(arm, ap, jnp.zeros(3))
@@ -240,7 +240,7 @@ def test_pose_gradients_against_central_differences(name):
     @jax.jit
     def value(parameters):
         rays = geometry.rays(
-            ARM._replace(pitch=4.0), geometry.pose(*parameters[:3], isocentre=parameters[3:])
+            ARM._replace(spacing=4.0), geometry.pose(*parameters[:3], isocentre=parameters[3:])
         )
         return jnp.sum(jnp.sin(weights * 3) * PROJECTORS[name](jnp.asarray(rough, jnp.float32), affine, rays))
 
@@ -285,6 +285,21 @@ def test_bodies_as_voxels_look_alike():
     for project in (siddon, trilinear, joseph):
         found = project(volume, affine, rays)
         assert np.linalg.norm(found - exact) < 0.025 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("sod", [510.0, np.inf])
+def test_a_detector_as_large_as_a_volume_needs(sod):
+    """All corners fall on it, and one of them on its edge."""
+    shape, spacing = (20, 30, 40), np.array([5.0, 4.0, 6.0])
+    affine = affine_of(shape, spacing, (7.0, -3.0, 11.0))
+    centre = geometry.centre_of(shape, affine)
+    np.testing.assert_allclose(centre, (7.0, -3.0, 11.0))
+    arm = geometry.auto_fov(CArm(sod=sod, shape=(31, 24)), shape, affine)
+    signs = np.array(list(np.ndindex(2, 2, 2))) * 2 - 1
+    corners = jnp.asarray(np.array(centre) + signs * shape * spacing / 2, jnp.float32)
+    at = np.asarray(geometry.project(arm, geometry.pose(isocentre=centre), corners))
+    beyond = np.maximum(-0.5 - at, at - (np.array(arm.shape) - 0.5))
+    assert beyond.max() == pytest.approx(0.0, abs=1e-3)
 
 
 def test_mistakes_are_named():
