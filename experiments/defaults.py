@@ -1,5 +1,6 @@
 """What the configurations of several experiments share: fields with their defaults, and variants."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,8 @@ def variant_of(
     checks.require_one_of("variant", name, variants)
     for dotted, value in variants[name].items():
         if dotted in whole:
-            base[dotted] = ConfigDict(value)
+            *parents, last = dotted.split(".")
+            functools.reduce(getattr, parents, base)[last] = ConfigDict(value)
         else:
             base.update_from_flattened_dict({dotted: value})
     return base

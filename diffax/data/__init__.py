@@ -5,6 +5,7 @@ the functions that need them, and so are ``nibabel`` and ``pydicom`` (``"diffax[
 """
 
 from diffax.data.augment import Augmentation, horizontal_flip
+from diffax.data.cubes import open_cubes
 from diffax.data.decode import read_image
 from diffax.data.dequantize import dequantize, levels_of, requantize
 from diffax.data.dicom import read_dicom
@@ -30,7 +31,7 @@ from diffax.data.registry import cifar10, mnist, open_source
 from diffax.data.slices import SliceSource, display_slice, fit_volume, open_volumes, read_volume
 from diffax.data.source import ArraySource, Batch, Item, Source, SourceSpec, Subset, split_source, stack_items
 from diffax.data.stacked import StackedSource
-from diffax.data.stream import MixtureStream
+from diffax.data.stream import MixtureStream, Stream
 from diffax.data.tfds import open_tfds
 from diffax.data.volume import Volume, canonical, read_nifti
 
@@ -47,6 +48,7 @@ __all__ = [
     "Source",
     "SourceSpec",
     "StackedSource",
+    "Stream",
     "Subset",
     "TorsoSource",
     "Volume",
@@ -63,6 +65,7 @@ __all__ = [
     "horizontal_flip",
     "levels_of",
     "mnist",
+    "open_cubes",
     "open_folder",
     "open_npz",
     "open_parquet",

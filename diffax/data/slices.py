@@ -202,6 +202,24 @@ def open_volumes(
 
     Raises ``ValueError`` for no volumes, unreadable ones, no ``value_range``, and slices of unequal shape.
     """
+    found = volume_paths(path, split, holdout)
+    source = SliceSource(
+        found,
+        axis=axis,
+        value_range=value_range,
+        size=size,
+        field_mm=field_mm,
+        min_content=min_content,
+        series=series,
+        cache=cache,
+    )
+    if preload:
+        source.preload()
+    return source
+
+
+def volume_paths(path: str | Path, split: str = "train", holdout: float | None = None) -> list[Path]:
+    """The volumes of a split, as :func:`open_volumes` finds them: whole patients on either side."""
     root = Path(path)
     require(root.exists(), "path", str(path), "an existing volume, or folder of volumes")
     splits = split_folders(root, split)
@@ -218,19 +236,7 @@ def open_volumes(
         patients = sorted(set(owners))
         held = {patients[i] for i in held_out(len(patients), split, holdout, "patients")}
         found = [volume for volume, owner in zip(found, owners, strict=True) if owner in held]
-    source = SliceSource(
-        found,
-        axis=axis,
-        value_range=value_range,
-        size=size,
-        field_mm=field_mm,
-        min_content=min_content,
-        series=series,
-        cache=cache,
-    )
-    if preload:
-        source.preload()
-    return source
+    return found
 
 
 def fit_square(

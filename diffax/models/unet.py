@@ -41,7 +41,8 @@ class UNet(nn.Module):
     """U-Net over images, ``model.apply({"params": p}, x, time, cond, train=False)``.
 
     ``x`` is Float["b h w c"], ``time`` Float["b"] (such as t in [0, 1] or log(sigma) / 4), ``cond`` None
-    or a mapping with "label" Int["b"], "unconditional" Bool["b"] and "concat" Float["b h w c2"].
+    or a mapping with "label" Int["b"], "vector" Float["b vector_size"], "concat" Float["b h w c2"] and
+    "unconditional" Bool["b"]; "given" Bool["b"] hides the vector alone.
     The output has the size and dtype of ``x`` and is zero at initialisation.
 
     * ``channels``, ``channel_multipliers``: level i has ``channels * channel_multipliers[i]`` channels.
@@ -54,7 +55,8 @@ class UNet(nn.Module):
       and repeats pixels ("pool") or filters them ("fir").
     * ``scale_shift``: the embedding scales and shifts the second norm of a block, instead of an addition.
     * ``rescale_skip``: divide each residual sum by sqrt(2).
-    * ``num_classes``: size of the label table, 0 to ignore labels. ``out_channels``: None for those of x.
+    * ``num_classes``: size of the label table, 0 to ignore labels. ``vector_size``: of a condition of
+      numbers, 0 for none. ``out_channels``: None for those of x.
     * ``patch_size``: squares of pixels stacked on the channels before, and spread after: 2 is about
       four times faster on a CPU.
     * ``time_embedding``: "sinusoidal" or "fourier"; ``time_scale``: None for its default (1000 or 16), made
@@ -78,6 +80,7 @@ class UNet(nn.Module):
     heads: int = 1
     dropout: float = 0.0
     num_classes: int = 0
+    vector_size: int = 0
     out_channels: int | None = None
     patch_size: int = 1
     resample: str = "conv"
@@ -113,6 +116,7 @@ class UNet(nn.Module):
             self.time_embedding,
             self.time_scale,
             self.time_shift,
+            self.vector_size,
             name="condition",
         )(time, cond)
         context = Context(embedding, self.style(cond), train)

@@ -6,12 +6,16 @@ a unit sphere: ``o = Q^T (S - C) / s``, ``v = Q^T u / s``, ``u = (T - S) / |T - 
 T. (The textbook's ``B^2 - A D`` loses 0.07 mm of 100 in float32 half a metre away; this form 0.005.)
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffax.operators.c_arm import Affine, Rays
+
+Coordinates = Sequence[Array] | Array  # x, y and z
 
 
 class Ellipsoids(NamedTuple):
@@ -23,31 +27,20 @@ class Ellipsoids(NamedTuple):
     mu: Float[Array, "*n"]
 
 
-def chords(bodies: Ellipsoids, rays: Rays) -> Float[Array, "..."]:
-    """The length in mm of each ray within each ellipsoid, ``(n, *rays)``; gradients are finite everywhere."""
-    along = rays.target - rays.source
-    length = jnp.sqrt(jnp.sum(along**2, axis=-1))
-    unit = along / length[..., None]
-    o = _local(bodies, rays.source[None] - bodies.centre.reshape(-1, *[1] * (along.ndim - 1), 3))
-    v = _local(bodies, unit[None])
-    size = jnp.sqrt(jnp.sum(v**2, axis=-1))
-    w = v / size[..., None]
-    middle = -jnp.sum(o * w, axis=-1)
-    p2 = jnp.sum((o + middle[..., None] * w) ** 2, axis=-1)
-    hit = p2 < 1
-    p = jnp.sqrt(
-        jnp.where(hit & (p2 > 0), p2, 0.25)
-    )  # its root has no slope at 0, and none is asked for outside
-    p = jnp.where(p2 > 0, p, 0.0)
-    half = jnp.where(hit, jnp.sqrt(jnp.where(hit, (1 - p) * (1 + p), 1.0)), 0.0)
-    ahead = jnp.clip(half + middle, 0.0, length * size) - jnp.clip(middle - half, 0.0, length * size)
-    whole = (middle >= half) & (middle + half <= length * size)
-    return jnp.where(whole, 2 * half, ahead) / size
+def chords(bodies: Ellipsoids, rays: Rays) -> Float[Array, "n *rays"]:
+    """The length in mm of each ray within each ellipsoid; gradients are finite everywhere."""
+    lines = _lines(rays)
+    return jax.lax.map(lambda one: _chord(one, *lines), bodies)
 
 
 def render_ellipsoids(bodies: Ellipsoids, rays: Rays) -> Float[Array, "*rays"]:
     """``p = sum mu chord``: where ellipsoids overlap their values add."""
-    return jnp.tensordot(bodies.mu, chords(bodies, rays), axes=1)
+    lines = _lines(rays)
+
+    def add(total: Array, one: Ellipsoids) -> tuple[Array, None]:
+        return total + one.mu * _chord(one, *lines), None
+
+    return jax.lax.scan(add, jnp.zeros(rays.target.shape[:-1]), bodies)[0]
 
 
 def voxels(
@@ -60,18 +53,42 @@ def voxels(
     points = jnp.einsum("ab,xyzb->xyza", affine[:3, :3], index, precision="highest") + affine[:3, 3]
     total = jnp.zeros(points.shape[:-1])
     for body in range(bodies.mu.shape[0]):
-        one = Ellipsoids(*(field[body : body + 1] for field in bodies))
-        inside = jnp.sum(_local(one, points[None] - one.centre[0]) ** 2, axis=-1)[0] < 1
-        total = total + one.mu[0] * inside
+        one = Ellipsoids(*(field[body] for field in bodies))
+        local = jnp.einsum("ba,...b->...a", one.turn, points - one.centre, precision="highest") / one.axes
+        total = total + one.mu * (jnp.sum(local**2, axis=-1) < 1)
     x, y, z = shape
     return total.reshape(x, fine, y, fine, z, fine).mean(axis=(1, 3, 5))
 
 
-def _local(bodies: Ellipsoids, vectors: Array) -> Array:
-    turned = jnp.einsum("nba,n...b->n...a", bodies.turn, jnp.broadcast_to(vectors, _wide(bodies, vectors)),
-                        precision="highest")  # fmt: skip
-    return turned / bodies.axes.reshape(-1, *[1] * (vectors.ndim - 2), 3)
+def _lines(rays: Rays) -> tuple[Coordinates, Coordinates, Array]:
+    """Sources, unit directions, coordinate by coordinate, and lengths."""
+    along = rays.target - rays.source
+    length = jnp.sqrt(jnp.sum(along**2, axis=-1))
+    return _split(rays.source), _split(along / length[..., None]), length
 
 
-def _wide(bodies: Ellipsoids, vectors: Array) -> tuple[int, ...]:
-    return (bodies.mu.shape[0], *vectors.shape[1:])
+def _chord(one: Ellipsoids, source: Coordinates, unit: Coordinates, length: Array) -> Float[Array, "*rays"]:
+    # coordinate by coordinate: XLA then makes one loop over the rays, sixteen times faster than with vectors
+    matrix = one.turn.T / one.axes[:, None]
+    o = [_dot(row, [s - c for s, c in zip(source, one.centre, strict=True)]) for row in matrix]
+    v = [_dot(row, unit) for row in matrix]
+    size = jnp.sqrt(_dot(v, v))
+    w = [x / size for x in v]
+    middle = -_dot(o, w)
+    p = [a + middle * b for a, b in zip(o, w, strict=True)]
+    p2 = _dot(p, p)
+    hit = p2 < 1
+    # a root has no slope at 0, and none is asked for outside
+    away = jnp.where(p2 > 0, jnp.sqrt(jnp.where(hit & (p2 > 0), p2, 0.25)), 0.0)
+    half = jnp.where(hit, jnp.sqrt(jnp.where(hit, (1 - away) * (1 + away), 1.0)), 0.0)
+    ahead = jnp.clip(half + middle, 0.0, length * size) - jnp.clip(middle - half, 0.0, length * size)
+    whole = (middle >= half) & (middle + half <= length * size)
+    return jnp.where(whole, 2 * half, ahead) / size
+
+
+def _split(points: Float[Array, "*n 3"]) -> Coordinates:
+    return [points[..., axis] for axis in range(3)]
+
+
+def _dot(a: Coordinates, b: Coordinates) -> Array:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]

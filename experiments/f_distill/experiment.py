@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from diffax import checks
 from diffax.io import export_sampler, save_params
 from diffax.training import TrainState, distributed, ema, init_net, make_optimizer
+from diffax.training.step import TrainStep
 from experiments import build
 from experiments.base import Experiment, Init
 from experiments.f_distill import images, points, sampling, swarm
@@ -19,12 +20,18 @@ from experiments.f_distill.method import Method, make_train_step
 from experiments.f_distill.networks import features_of, make_discriminator, make_method
 from experiments.f_distill.target import Start, Target
 
+_DATA = 0x7FFFFFFD  # folded into a step's key for what is drawn on the device
+
 
 def make_experiment(config: ConfigDict) -> Experiment:
     """Check the configuration by building everything it names, then hand out the parts."""
     if config.get("objective") == "particles":
         return swarm.make_experiment(config)
-    target, method = rebuild(config)
+    return distil(config, *rebuild(config))
+
+
+def distil(config: ConfigDict, target: Target, method: Method) -> Experiment:
+    """A student of any target's teacher, as the configuration says."""
     optimizers = make_optimizers(config)
     averages = {name: ema.parse(name) for name in config.train.ema}
     checks.require_one_of("config.sample.ema", config.sample.ema, ("", *config.train.ema))
@@ -50,7 +57,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
 
     return Experiment(
         init=from_start(target.start),
-        train_step=make_train_step(method, optimizers, averages, config.critic_steps),
+        train_step=prepared(target, make_train_step(method, optimizers, averages, config.critic_steps)),
         data=target.data,
         evaluate=evaluate,
         draw=lambda state, workdir: target.draw(method, state, workdir),
@@ -62,11 +69,24 @@ def make_experiment(config: ConfigDict) -> Experiment:
 
 def rebuild(config: ConfigDict) -> tuple[Target, Method]:
     """What a run distils and how, for programs that use a trained one."""
+    target = (points if config.data.source == "ring" else images).make_target(config)
+    return target, method_of(config, target)
+
+
+def method_of(config: ConfigDict, target: Target) -> Method:
+    """The method around a target's networks."""
     low, high = config.noise.low, config.noise.high
     checks.require(0 < low < high, "config.noise", (low, high), "0 < low < high")
-    target = (points if config.data.source == "ring" else images).make_target(config)
     _, discriminate = make_discriminator(config, target)
-    return target, make_method(config, target, discriminate)
+    return make_method(config, target, discriminate)
+
+
+def prepared(target: Target, train_step: TrainStep) -> TrainStep:
+    """A step on what the target makes of each batch."""
+    if target.prepare is None:
+        return train_step
+    prepare = target.prepare
+    return lambda state, batch: train_step(state, prepare(batch, jax.random.fold_in(state.step_key(), _DATA)))
 
 
 def make_state(

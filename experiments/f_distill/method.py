@@ -74,12 +74,19 @@ class Adversary(NamedTuple):
     gamma: float
 
 
+def condition(batch: Batch) -> Cond | None:
+    """Labels as networks take them, where the data has some."""
+    if "label" not in batch:
+        return None
+    return {"label": batch["label"], "unconditional": jnp.zeros(batch["label"].shape, bool)}
+
+
 class Method(NamedTuple):
     """What one configuration fixes.
 
     ``teacher`` is guided already; ``score`` is the network of student and fake score alike. ``times`` and
     ``weighting`` are those of x_t in both losses. ``grid``: times that the student visits, noise first, and
-    zero. ``field``: of a batch that holds x0.
+    zero. ``field``: of a batch that holds x0; ``condition``: what networks are told of a batch.
     """
 
     process: GaussianProcess
@@ -94,6 +101,7 @@ class Method(NamedTuple):
     ratio: Ratio
     adversary: Adversary
     field: str = "image"
+    condition: Callable[[Batch], Cond | None] = condition
 
 
 class Critics(NamedTuple):
@@ -206,13 +214,6 @@ def student_objective(
     return matching + method.adversary.weight * adversarial, (metrics, found.means)
 
 
-def condition(batch: Batch) -> Cond | None:
-    """Labels as networks take them, where the data has some."""
-    if "label" not in batch:
-        return None
-    return {"label": batch["label"], "unconditional": jnp.zeros(batch["label"].shape, bool)}
-
-
 def make_train_step(
     method: Method,
     optimizers: Mapping[str, optax.GradientTransformation],
@@ -282,7 +283,7 @@ def train_student(
     def objective(params: Params) -> tuple[Array, tuple[Metrics, Array]]:
         return student_objective(
             method, params, Critics(fake.params, discriminator.params), state.frozen["teacher"],
-            discriminator.mutable["ratio_means"], batch[method.field], condition(batch), key,
+            discriminator.mutable["ratio_means"], batch[method.field], method.condition(batch), key,
         )  # fmt: skip
 
     (loss, (metrics, means)), grads = jax.value_and_grad(objective, has_aux=True)(student.params)
@@ -304,7 +305,7 @@ def update_critics(
 ) -> tuple[tuple[NetState, NetState], Metrics]:
     """The fake score and the discriminator after one step on fresh samples of the student."""
     draw_key, loss_key = jax.random.split(key)
-    real, cond = batch[method.field], condition(batch)
+    real, cond = batch[method.field], method.condition(batch)
     x = jax.lax.stop_gradient(generate(method, generator, draw_key, real, cond))
     fake, discriminator = nets
     (_, metrics), grads = jax.value_and_grad(

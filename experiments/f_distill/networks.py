@@ -18,7 +18,7 @@ from diffax.losses.divergences import divergence
 from diffax.models import FeatureHeads, Perceptron, apply_keeping
 from diffax.models.features import Features
 from diffax.processes import EDM, GaussianProcess, grids, times
-from diffax.types import ApplyFn, Cond, DenoiseFn, Params
+from diffax.types import ApplyFn, Cond, DenoiseFn, DenoiseTransform, Params
 from experiments import build
 from experiments.f_distill.method import Adversary, BaseWeight, Discriminate, Look, Method, Ratio
 from experiments.f_distill.target import Target
@@ -34,7 +34,7 @@ def make_method(config: ConfigDict, target: Target, discriminate: Discriminate) 
     checks.require(0 < ratio.low < ratio.high, "config.ratio", (ratio.low, ratio.high), "0 < low < high")
     return Method(
         process=target.process,
-        teacher=guided(target.teacher, config.guidance, target.labelled),
+        teacher=guided(target.teacher, config.guidance, target.labelled, target.guide),
         score=target.score,
         discriminate=discriminate,
         divergence=divergence(config.divergence),
@@ -45,6 +45,7 @@ def make_method(config: ConfigDict, target: Target, discriminate: Discriminate) 
         ratio=Ratio(ratio.bound, ratio.low, ratio.high, edges, ratio.decay),
         adversary=Adversary(gan.weight, gan.critic_weight, gan.features, gan.penalty, gan.gamma),
         field=target.field,
+        condition=target.condition,
     )
 
 
@@ -70,12 +71,14 @@ def make_look(model: nn.Module, make_denoiser: Callable[[ApplyFn, Params], Denoi
     return look
 
 
-def guided(look: Look, scale: float, labelled: bool) -> Look:
+def guided(
+    look: Look, scale: float, labelled: bool, guide: Callable[[float], DenoiseTransform] = classifier_free
+) -> Look:
     """The same under classifier-free guidance, ``u + scale (c - u)``; activations are the conditional ones.
 
-    Raises ``ValueError`` for a scale other than 1 where there are no classes.
+    Raises ``ValueError`` for a scale other than 1 where there are no conditions.
     """
-    allowed = "1.0, for a teacher without classes"
+    allowed = "1.0, for a teacher without classes or other conditions"
     checks.require(scale == 1.0 or labelled, "config.guidance", scale, allowed)
     if scale == 1.0:
         return look
@@ -88,7 +91,7 @@ def guided(look: Look, scale: float, labelled: bool) -> Look:
             kept.update(found)
             return x0
 
-        x0 = classifier_free(scale)(denoise)(x, t, cond)
+        x0 = guide(scale)(denoise)(x, t, cond)
         return x0, {name: leaf[: len(x)] for name, leaf in kept.items()}  # the conditional half comes first
 
     return both
@@ -130,8 +133,8 @@ def features_of(config: ConfigDict, target: Target, params: Params) -> Features:
     if config.gan.features == "input":
         return {}
     look = target.teacher if config.gan.features == "teacher" else target.score
-    x, cond = jnp.zeros((1, *target.shape)), None
-    if target.labelled:
+    x, cond = jnp.zeros((1, *target.shape)), target.example
+    if target.labelled and cond is None:
         cond = {"label": jnp.zeros(1, jnp.int32), "unconditional": jnp.zeros(1, bool)}
     t = jnp.full((1,), target.process.t_max, x.dtype)
     shapes = jax.eval_shape(lambda p: look(p, x, t, cond)[1], params)

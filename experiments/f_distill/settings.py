@@ -8,9 +8,7 @@ from ml_collections import ConfigDict
 from experiments import defaults
 from experiments.medical_survey import settings as survey
 
-_COMMON = {
-    **defaults.RUN,
-    "experiment": "f_distill",
+METHOD: dict[str, Any] = {
     "divergence": "jensen_shannon",  # or any other name in diffax.losses.divergences; "rkl" is DMD2
     "guidance": 1.0,  # scale of classifier-free guidance in the teacher
     "student_levels": (80.0,),  # noise levels sigma / alpha of its steps, highest first
@@ -31,6 +29,11 @@ _COMMON = {
         "gamma": 0.0,
     },
     "critic_steps": 5,  # updates of fake score and discriminator for one of the student
+}
+_COMMON = {
+    **defaults.RUN,
+    "experiment": "f_distill",
+    **METHOD,
     "train": {
         "num_steps": 3000,  # updates of the student
         "batch_size": 256,  # of every update

@@ -1,7 +1,9 @@
-"""Conditioning: from a time, a class label and an image to what a network reads.
+"""Conditioning: from a time, a class label, a vector and an image to what a network reads.
 
 The time becomes a bank of sines and cosines, then a small perceptron; the label picks a row of a table
-whose last row stands for "no label". Their sum, through a SiLU, conditions every block of every network.
+whose last row stands for "no label"; a vector of numbers, such as angles, goes through a perceptron of its
+own, or is replaced by a learned one where it is not given. Their sum, through a SiLU, conditions every block
+of every network.
 """
 
 import math
@@ -10,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from diffax.checks import is_concrete, require, require_one_of
 from diffax.models.layers.conv import dense
@@ -105,11 +107,28 @@ def concat_condition(x: Float[Array, "b ... c"], cond: Cond | None) -> Float[Arr
     return jnp.concatenate([x, extra], axis=-1)
 
 
+def vector_condition(
+    cond: Cond | None, size: int, batch: Size
+) -> tuple[Float[Array, "b k"], Bool[Array, "b"]]:
+    """``cond["vector"]`` and where it counts: everywhere unless ``cond["given"]`` or "unconditional" say no.
+
+    Without a vector it counts nowhere. Raises ValueError for another shape than (batch, size).
+    """
+    if cond is None or "vector" not in cond:
+        return jnp.zeros((batch, size)), jnp.zeros(batch, bool)
+    vector = cond["vector"]
+    require(vector.shape == (batch, size), "cond['vector'].shape", vector.shape, f"({batch}, {size})")
+    given = jnp.asarray(cond.get("given", True)) & ~jnp.asarray(cond.get("unconditional", False))
+    return vector, jnp.broadcast_to(given, (batch,))
+
+
 class ConditionEmbedding(nn.Module):
-    """The vector that conditions every block: ``silu(mlp(features(time)) + table[label])``, in float32.
+    """What conditions every block: ``silu(mlp(features(time)) + table[label] + mlp(vector))``, in float32.
 
     ``num_classes=0`` leaves labels out. The table has ``num_classes + 1`` rows, the last for "no label"
-    (Ho & Salimans 2022). Source: Dhariwal & Nichol 2021, section 2; Peebles & Xie 2023, section 3.2.
+    (Ho & Salimans 2022). ``vector_size=0`` leaves vectors out; a learned vector, from N(0, 1), stands for the
+    embedding of one that is not given. Source: Dhariwal & Nichol 2021, section 2; Peebles & Xie 2023,
+    section 3.2.
     """
 
     features: int
@@ -118,10 +137,11 @@ class ConditionEmbedding(nn.Module):
     time_embedding: str = "sinusoidal"
     time_scale: float | None = None
     time_shift: float = 0.0
+    vector_size: int = 0
 
     @nn.compact
     def __call__(self, time: Float[Array, "b"], cond: Cond | None) -> Float[Array, "b e"]:
-        """Embed the time and the label of each sample."""
+        """Embed the time, the label and the vector of each sample."""
         h = time_features(time, self.time_features, self.time_embedding, self.time_scale, self.time_shift)
         h = dense(self.features, name="time_in")(h)
         h = dense(self.features, name="time_out")(nn.silu(h))
@@ -130,6 +150,12 @@ class ConditionEmbedding(nn.Module):
             # Unit variance: of the size of the time embedding, so that neither drowns the other.
             init = nn.initializers.normal(1.0)
             h += nn.Embed(self.num_classes + 1, self.features, embedding_init=init, name="label")(rows)
+        if self.vector_size:
+            vector, given = vector_condition(cond, self.vector_size, time.shape[0])
+            own = dense(self.features, name="vector_in")(vector)
+            own = dense(self.features, name="vector_out")(nn.silu(own))
+            null = self.param("vector_null", nn.initializers.normal(1.0), (self.features,))
+            h += jnp.where(given[:, None], own, null)
         return jax.nn.silu(h)
 
 
