@@ -1,0 +1,80 @@
+"""Procedural pelvises of ellipsoids: train, evaluate, and distil, from nothing.
+
+    python -m experiments.radrotator.demo --workdir=runs/pelvis
+    python -m experiments.main --config=configs/radrotator/pelvis.py:demo --workdir=DIR --mode=train
+
+Variants: ``demo`` (2 cores), ``smoke`` (seconds), ``plain`` (the demo without curves of grey values),
+``full`` (an accelerator: the paper's network, 256x256).
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.radrotator import settings
+
+BESIDE = {
+    "regression": {"objective": "regression"},
+    "student": {
+        "objective": "student",
+        "train": {
+            "num_steps": 150,
+            "checkpoint_every": 75,
+            "optimizer": {"learning_rate": 3e-4, "warmup_steps": 10},
+        },
+    },
+}
+PAPER = {
+    "name": "UNet",
+    "channels": 128,
+    "channel_multipliers": (1, 1, 2, 2, 4, 4),
+    "blocks_per_level": 2,
+    "attention_levels": (False, False, False, True, True, True),
+    "middle_attention": True,
+    "heads": 4,
+    "dropout": 0.0,
+    "patch_size": 1,
+    "resample": "pool",
+    "scale_shift": True,
+    "time_embedding": "sinusoidal",
+    "dtype": "bfloat16",
+    "remat": False,
+    "vector_size": 3,
+}
+FULL = {
+    "arm.size": 256,
+    "model": PAPER,
+    "train.num_steps": 100_000,
+    "train.checkpoint_every": 5000,
+    "train.ema": ("warmup:0.9999",),
+    "train.optimizer.learning_rate": 1e-4,
+    "train.optimizer.warmup_steps": 2000,
+    "sample.ema": "warmup:0.9999",
+    "sample.steps": 50,
+    "sample.guidance": 4.0,
+}
+
+
+def get_config(variant: str = "demo") -> ConfigDict:
+    """The configuration of a variant."""
+    demo = {"cpu_devices": 2, "eval.beside": BESIDE}
+    smoke = {
+        "arm.size": 16,
+        "model": {
+            **settings.UNET,
+            "channels": 8,
+            "channel_multipliers": (1, 2),
+            "attention_levels": (),
+            "heads": 1,
+        },
+        "train.num_steps": 10,
+        "train.batch_size": 8,
+        "train.log_every": 5,
+        "train.checkpoint_every": 5,
+        "train.optimizer.warmup_steps": 2,
+        "sample.steps": 2,
+        "eval.n": 4,
+        "eval.batch_size": 4,
+        "eval.retrieval_n": 2,
+        "eval.seeds": 2,
+    }
+    plain = demo | {"curve.probability": 0.0, "eval.beside": {}}
+    return settings.variant_of(variant, {"demo": demo, "smoke": smoke, "plain": plain, "full": FULL})

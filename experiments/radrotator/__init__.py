@@ -1,0 +1,1 @@
+"""RadRotator: radiographs turned in three dimensions."""
