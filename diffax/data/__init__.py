@@ -26,6 +26,7 @@ from diffax.data.points import (
     three_modes,
     two_moons,
 )
+from diffax.data.radiographs import Radiograph, fit_square, read_radiograph, undo_square
 from diffax.data.registry import cifar10, mnist, open_source
 from diffax.data.slices import SliceSource, display_slice, fit_volume, open_volumes, read_volume
 from diffax.data.source import ArraySource, Batch, Item, Source, SourceSpec, Subset, split_source, stack_items
@@ -43,6 +44,7 @@ __all__ = [
     "Mixture",
     "MixtureStream",
     "Pipeline",
+    "Radiograph",
     "SliceSource",
     "Source",
     "SourceSpec",
@@ -57,6 +59,7 @@ __all__ = [
     "digits",
     "display_slice",
     "epoch",
+    "fit_square",
     "fit_volume",
     "grid",
     "held_out_torso",
@@ -74,6 +77,7 @@ __all__ = [
     "read_dicom",
     "read_image",
     "read_nifti",
+    "read_radiograph",
     "read_volume",
     "requantize",
     "ring",
@@ -85,4 +89,5 @@ __all__ = [
     "torso",
     "torsos",
     "two_moons",
+    "undo_square",
 ]
