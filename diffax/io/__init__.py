@@ -7,7 +7,7 @@ from diffax.io.checkpoint import CheckpointError, CheckpointStore
 from diffax.io.convert import from_diffusers, load_diffusers, save_diffusers, to_diffusers
 from diffax.io.convert_edm import from_edm
 from diffax.io.export import ExportedSampler, export_sampler, load_sampler, sampling_function, seed_keys
-from diffax.io.files import write_atomically, write_json, write_text
+from diffax.io.files import new_folder, write_atomically, write_json, write_text
 from diffax.io.films import save_gif, save_mp4
 from diffax.io.images import save_png, tile, to_uint8
 from diffax.io.metrics import MetricsWriter, read_metrics
@@ -34,6 +34,7 @@ __all__ = [
     "load_diffusers",
     "load_params",
     "load_sampler",
+    "new_folder",
     "read_metrics",
     "read_tensors",
     "read_volume",

@@ -1,5 +1,6 @@
 """Films from frames: GIF (``pillow``) and MP4 (``imageio-ffmpeg``, ``pip install "diffax[film]"``)."""
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,24 +38,22 @@ def save_mp4(path: str | Path, frames: Frames, fps: int | float = 10.0) -> None:
     That format has even sides: an odd row or column is shown twice. Raises ``ImportError`` without
     ``imageio-ffmpeg``.
     """
-    ffmpeg = optional_import("imageio_ffmpeg", "film")
+    ffmpeg = optional_import("imageio_ffmpeg", "film").get_ffmpeg_exe()
     _check(frames)
     require(0 < fps <= 240, "fps", fps, "above 0, at most 240")
     rows, columns = frames[0].shape[:2]
     margin = ((0, rows % 2), (0, columns % 2), *[(0, 0)] * (frames[0].ndim - 2))
-    size = (columns + columns % 2, rows + rows % 2)
+    source = ("-f", "rawvideo", "-pix_fmt", "gray" if frames[0].ndim == 2 else "rgb24", "-r", f"{fps:g}",
+              "-s", f"{columns + columns % 2}x{rows + rows % 2}", "-i", "-")  # fmt: skip
+    target = ("-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4")
+    pixels = b"".join(np.pad(frame, margin, mode="edge").tobytes() for frame in frames)
 
     def write(temporary: Path) -> None:
-        writer = ffmpeg.write_frames(
-            str(temporary), size, fps=fps, codec="libx264", quality=8, macro_block_size=2,
-            pix_fmt_in="gray" if frames[0].ndim == 2 else "rgb24", ffmpeg_log_level="error",
-        )  # fmt: skip
-        try:
-            writer.send(None)
-            for frame in frames:
-                writer.send(np.ascontiguousarray(np.pad(frame, margin, mode="edge")))
-        finally:
-            writer.close()
+        # not by the package's own writer: it runs Python in a forked child, which JAX's threads forbid
+        words = [ffmpeg, "-y", "-v", "error", *source, *target, str(temporary)]
+        done = subprocess.run(words, input=pixels, capture_output=True, check=False)
+        if done.returncode:
+            raise OSError(f"{path}: ffmpeg ended with {done.stderr.decode(errors='replace').strip()}")
 
     write_atomically(path, write)
 
