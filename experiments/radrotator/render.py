@@ -44,10 +44,10 @@ def program(argv: Sequence[str]) -> None:
     views = check(values)
     main.start_jax()
     volume = open_volume(str(values["volume"]), series=values["series"] or None)
-    if volume.array.min() >= 0:
-        say(f"warning: no voxel of {values['volume']} is below 0: is it CT, in Hounsfield units?")
     body, isocentre = placing.outline(volume), isocentre_of(values["isocentre"], volume)
     arm = placing.place(arm_of(values), body, views, isocentre, sod_of(values["sod"]), values["spacing"])
+    if volume.array.min() >= 0:
+        say(f"warning: no voxel of {values['volume']} is below 0: is it CT, in Hounsfield units?")
     physics = casting.Physics(
         values["method"], values["spectrum"] == "poly", values["photons"], values["seed"]
     )
@@ -57,7 +57,7 @@ def program(argv: Sequence[str]) -> None:
         write_pictures(folder, found.lines, views, scale, values)
         write_lines(folder, found.lines, views, arm, isocentre, values["lines"])
         report(folder, found, arm, isocentre, scale, values)
-    say(f"wrote {len(views)} views to {values['out']}", sys.stdout)
+    say(f"wrote {values['out']}, {len(views)} view{'s' * (len(views) > 1)}", sys.stdout)
 
 
 def check(values: dict[str, Any]) -> list[angles.Angles]:
