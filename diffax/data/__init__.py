@@ -27,6 +27,7 @@ from diffax.data.points import (
     three_modes,
     two_moons,
 )
+from diffax.data.radiographs import Radiograph, fit_square, read_radiograph, undo_square
 from diffax.data.registry import cifar10, mnist, open_source
 from diffax.data.slices import SliceSource, display_slice, fit_volume, open_volumes, read_volume
 from diffax.data.source import ArraySource, Batch, Item, Source, SourceSpec, Subset, split_source, stack_items
@@ -44,6 +45,7 @@ __all__ = [
     "Mixture",
     "MixtureStream",
     "Pipeline",
+    "Radiograph",
     "SliceSource",
     "Source",
     "SourceSpec",
@@ -59,6 +61,7 @@ __all__ = [
     "digits",
     "display_slice",
     "epoch",
+    "fit_square",
     "fit_volume",
     "grid",
     "held_out_torso",
@@ -77,6 +80,7 @@ __all__ = [
     "read_dicom",
     "read_image",
     "read_nifti",
+    "read_radiograph",
     "read_volume",
     "requantize",
     "ring",
@@ -88,4 +92,5 @@ __all__ = [
     "torso",
     "torsos",
     "two_moons",
+    "undo_square",
 ]

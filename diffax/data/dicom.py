@@ -105,20 +105,22 @@ def _headers(path: Path) -> list[tuple[Path, Any]]:
     require(path.exists(), "path", str(path), "a folder of DICOM files, or one")
     files = [path] if path.is_file() else sorted(file for file in path.iterdir() if is_dicom(file))
     require(len(files) > 0, f"DICOM files in {path}", 0, "at least one")
-    return [(file, _read(file, _HEADER, pixels=False)) for file in files]
+    return [(file, read_tags(file, _HEADER, pixels=False)) for file in files]
 
 
-def _read(file: Path, tags: Sequence[str], pixels: bool) -> Any:
+def read_tags(file: Path, tags: Sequence[str], pixels: bool) -> Any:
+    """The named tags of a file and no others; with ``pixels`` also what comes after them."""
     pydicom = optional_import("pydicom", "medical")
     try:
         data = pydicom.dcmread(file, specific_tags=list(tags), stop_before_pixels=not pixels)
         list(data)  # values are decoded now, not where they are used: broken ones are found here
     except Exception as error:
-        raise ValueError(f"{file}: got {_one_line(error)}, allowed: a whole DICOM file") from error
+        raise ValueError(f"{file}: got {one_line(error)}, allowed: a whole DICOM file") from error
     return data
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An error's text without its line breaks."""
     return " ".join(str(error).split())
 
 
@@ -209,7 +211,7 @@ def _step(
 def _pixels(file: Path) -> np.ndarray:
     """The values of a slice, (rows, columns), in the units that the file states."""
     apply: Callable[..., np.ndarray] = optional_import("pydicom.pixels", "medical").apply_modality_lut
-    data = _read(file, _PIXELS, pixels=True)
+    data = read_tags(file, _PIXELS, pixels=True)
     kind = data.get("PhotometricInterpretation")
     require(kind == "MONOCHROME2", f"{file}: PhotometricInterpretation", kind, "MONOCHROME2")
     if data.get("Modality") == "CT":
@@ -220,6 +222,4 @@ def _pixels(file: Path) -> np.ndarray:
     try:
         return np.asarray(apply(data.pixel_array, data), np.float32)
     except Exception as error:  # decoders and absent plugins raise many kinds
-        raise ValueError(
-            f"{file}: got {_one_line(error)}, allowed: pixels that pydicom can decode"
-        ) from error
+        raise ValueError(f"{file}: got {one_line(error)}, allowed: pixels that pydicom can decode") from error

@@ -1,13 +1,14 @@
 """Files: checkpoints, metrics, pictures, parameters for other tools, samplers that run without this library.
 
-Orbax, pillow, safetensors and TensorBoard are imported at first use.
+Orbax, pillow, imageio-ffmpeg, safetensors and TensorBoard are imported at first use.
 """
 
 from diffax.io.checkpoint import CheckpointError, CheckpointStore
 from diffax.io.convert import from_diffusers, load_diffusers, save_diffusers, to_diffusers
 from diffax.io.convert_edm import from_edm
 from diffax.io.export import ExportedSampler, export_sampler, load_sampler, sampling_function, seed_keys
-from diffax.io.files import write_atomically, write_json, write_text
+from diffax.io.files import new_folder, write_atomically, write_json, write_text
+from diffax.io.films import save_gif, save_mp4
 from diffax.io.images import save_png, tile, to_uint8
 from diffax.io.metrics import MetricsWriter, read_metrics
 from diffax.io.samples import in_batches, write_samples
@@ -33,6 +34,7 @@ __all__ = [
     "load_diffusers",
     "load_params",
     "load_sampler",
+    "new_folder",
     "read_metrics",
     "read_tensors",
     "read_volume",
@@ -40,6 +42,8 @@ __all__ = [
     "require_straight",
     "sampling_function",
     "save_diffusers",
+    "save_gif",
+    "save_mp4",
     "save_params",
     "save_png",
     "seed_keys",

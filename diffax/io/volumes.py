@@ -6,8 +6,6 @@ into the same study: what identifies the patient goes from file to file, and int
 
 import gzip
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from diffax.data.dicom import stored_slices
 from diffax.data.optional import optional_import
 from diffax.data.slices import read_volume
 from diffax.data.volume import Geometry, Volume, spacing_of
-from diffax.io.files import write_bytes
+from diffax.io.files import new_folder, write_bytes
 
 __all__ = [
     "read_volume",
@@ -257,17 +255,10 @@ def _describe(data: Any, turned: Volume) -> None:
 def _write_folder(
     target: Path, common: Any, stored: Int16[np.ndarray, "x y z"], affine: Float64[np.ndarray, "4 4"]
 ) -> None:
-    """All files under a hidden name beside ``target``, then that folder's name."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
+    with new_folder(target) as folder:
         for k in range(stored.shape[2]):
             place = (affine @ [0, 0, k, 1])[:3] * _LPS
-            _write_slice(temporary / f"{k + 1:04d}.dcm", common, k, place, stored[:, :, k].T)
-        temporary.chmod(0o755)
-        temporary.replace(target)  # an empty folder may stand there
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _write_slice(folder / f"{k + 1:04d}.dcm", common, k, place, stored[:, :, k].T)
 
 
 def _write_slice(

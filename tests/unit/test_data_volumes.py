@@ -166,7 +166,7 @@ def test_dicom_refuses_and_names_without_the_patient(tmp_path, change, message):
 def test_who_the_patient_is_does_not_come_into_memory(tmp_path):
     folder = write_series(tmp_path, [ct_slice(0)])
     for tags, pixels in ((dicom._HEADER, False), (dicom._PIXELS, True)):
-        header = dicom._read(folder / "000.dcm", tags, pixels=pixels)
+        header = dicom.read_tags(folder / "000.dcm", tags, pixels=pixels)
         assert "Rows" in header
         assert not {"PatientName", "PatientID"} & set(header.dir())
 
