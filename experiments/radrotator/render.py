@@ -10,30 +10,29 @@ end, and several ranges every combination. Into the new folder ``--out`` come ``
 share one scale of greys.
 """
 
-import csv
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from diffax import checks
 from diffax.data import Volume
 from diffax.evaluation import write_result
-from diffax.io import new_folder, save_gif, save_mp4, to_uint8, write_atomically, write_nifti
+from diffax.io import new_folder, to_uint8, write_atomically, write_nifti
 from diffax.operators import CArm, c_arm, ray_casting
 from experiments import devices, main
 from experiments.diffusion_mbir.sources import open_volume
 from experiments.figures import as_figures
 from experiments.progress import Counted, say
 from experiments.radrotator import angles, casting, placing
-from experiments.radrotator.sheets import contact_sheet
+from experiments.radrotator.series import check_film, write_series
 
 Lines = Float[np.ndarray, "n rows columns"]
-IMAGES, FILMS, STACKS = ("display", "transmission", "lines"), ("gif", "mp4", "none"), ("npz", "nifti", "none")
+IMAGES, STACKS = ("display", "transmission", "lines"), ("npz", "nifti", "none")
 _MOST_PIXELS = 2**29  # of all views together: 2 GiB
 _HIGH = 0.999  # the quantile that is shown white
 
@@ -54,7 +53,8 @@ def program(argv: Sequence[str]) -> None:
     found = casting.cast(volume, arm, views, isocentre, physics, Counted("rendered"))
     scale = scale_of(found.lines, values["image"], values["window"])
     with new_folder(values["out"]) as folder:
-        write_pictures(folder, found.lines, views, scale, values)
+        frames = np.stack([frame_of(each, scale, values["image"]) for each in found.lines])
+        write_series(folder, frames, views, film=values["film"], fps=values["fps"])
         write_lines(folder, found.lines, views, arm, isocentre, values["lines"])
         report(folder, found, arm, isocentre, scale, values)
     say(f"wrote {values['out']}, {len(views)} view{'s' * (len(views) > 1)}", sys.stdout)
@@ -64,7 +64,7 @@ def check(values: dict[str, Any]) -> list[angles.Angles]:
     """The views; ``ValueError`` for flags that cannot be, before anything long begins."""
     for name in ("volume", "out"):
         checks.require(bool(values[name]), f"--{name}", values[name], "a path")
-    known = {"method": ray_casting.PROJECTORS, "image": IMAGES, "film": FILMS, "lines": STACKS,
+    known = {"method": ray_casting.PROJECTORS, "image": IMAGES, "lines": STACKS,
              "spectrum": ("mono", "poly")}  # fmt: skip
     for name, options in known.items():
         checks.require_one_of(f"--{name}", values[name], options)
@@ -72,7 +72,6 @@ def check(values: dict[str, Any]) -> list[angles.Angles]:
     for name, low in lowest.items():
         good = low <= values[name] < np.inf
         checks.require(bool(good), f"--{name}", values[name], f"a finite number, at least {low:g}")
-    checks.require(0 < values["fps"] <= 50, "--fps", values["fps"], "above 0, at most 50")
     out = Path(values["out"])
     free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     checks.require(free, "--out", str(out), "a new or empty folder")
@@ -81,17 +80,8 @@ def check(values: dict[str, Any]) -> list[angles.Angles]:
     checks.require(count <= _MOST_PIXELS, "--angles, --size: pixels", count, f"at most {_MOST_PIXELS}")
     if values["window"]:
         scale_of(np.zeros((1, 1, 1)), values["image"], values["window"])
-    if values["film"] == "mp4":
-        require_ffmpeg()
+    check_film(values["film"], values["fps"])
     return views
-
-
-def require_ffmpeg() -> None:
-    """``ValueError`` without the package that writes MP4."""
-    try:
-        import imageio_ffmpeg  # noqa: F401
-    except ImportError:
-        raise ValueError("--film: got 'mp4', allowed: gif, or pip install \"diffax[film]\"") from None
 
 
 def arm_of(values: dict[str, Any]) -> CArm:
@@ -139,33 +129,6 @@ def frame_of(lines: Float[np.ndarray, "rows columns"], scale: tuple[float, float
     """A view as it is looked at, uint8."""
     shown = np.exp(-lines) if image == "transmission" else lines
     return to_uint8(2 * (shown - scale[0]) / (scale[1] - scale[0]) - 1)
-
-
-def write_pictures(
-    folder: Path,
-    lines: Lines,
-    views: list[angles.Angles],
-    scale: tuple[float, float],
-    values: dict[str, Any],
-) -> None:
-    """The series with its table, the sheet and the film."""
-    from PIL import Image
-
-    frames: UInt8[np.ndarray, "n rows columns"] = np.stack(
-        [frame_of(each, scale, values["image"]) for each in lines]
-    )
-    names = [f"view-{number:04d}.png" for number in range(len(views))]
-    for name, frame in zip(names, frames, strict=True):
-        Image.fromarray(frame).save(folder / name)
-    with (folder / "views.csv").open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("file", *angles.Angles._fields))
-        table.writerows((name, *view) for name, view in zip(names, views, strict=True))
-    captions = [angles.caption(view) for view in views]
-    contact_sheet(folder / "sheet.png", frames, captions, "yaw, pitch, roll in degrees")
-    save: dict[str, Callable[..., None]] = {"gif": save_gif, "mp4": save_mp4}
-    if len(views) > 1 and values["film"] in save:
-        save[values["film"]](folder / f"film.{values['film']}", frames, values["fps"])
 
 
 def write_lines(
