@@ -1,5 +1,7 @@
 """Digitally reconstructed radiographs against chords of spheres, boxes, ellipsoids and Gaussians."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -249,6 +251,54 @@ def test_pose_gradients_against_central_differences(name):
     step = 0.3
     expected = [(value(at.at[k].add(step)) - value(at.at[k].add(-step))) / (2 * step) for k in range(6)]
     assert np.linalg.norm(slopes - np.array(expected)) < 0.005 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    "ends", [((-5, -5, 2), (20, 20, 2)), ((-5, -5, -5), (20, 20, 20)), ((20, -5, 2), (-5, 20, 2))]
+)
+@pytest.mark.parametrize("shift", [0.0, 0.1, 1e3])
+def test_siddon_through_the_edges_of_voxels(ends, shift):
+    """Diagonals pass two or three walls at once, or nearly so by rounding: every voxel counts once."""
+    volume = np.random.default_rng(5).random((16, 16, 16)).astype(np.float32)
+    affine = np.eye(4)
+    affine[:3, 3] = shift
+    source, target = (jnp.asarray(end, jnp.float32) + shift for end in ends)
+    found = fast["siddon"](volume, affine, geometry.Rays(source, target[None]))
+    ends = np.array(ends)
+    along = np.linspace(0, 1, 26)[:, None]
+    cells = (ends[0] + along * (ends[1] - ends[0])).round().astype(int)
+    cells = cells[np.all((cells >= 0) & (cells < 16), axis=1)]
+    step = np.linalg.norm(ends[1] - ends[0]) / 25
+    np.testing.assert_allclose(
+        found[0], step * volume[tuple(cells.T)].sum(), rtol=1e-3 if shift > 1 else 1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["trilinear", "joseph"])
+def test_slopes_of_rays_on_the_centres_of_voxels(name):
+    """A ramp's integral moves with a ray by the slope times the chord, on centres as between them."""
+    ramp = jnp.broadcast_to(jnp.arange(9.0)[:, None, None], (9, 8, 9))
+
+    def value(x):
+        source, target = jnp.array([4.0, 30.0, 4.0]), jnp.array([4.0, -30.0, 4.0])
+        across = jnp.stack([x, 0.0, 0.0])
+        return PROJECTORS[name](ramp, np.eye(4), geometry.Rays(source + across, (target + across)[None]))[0]
+
+    slopes = jax.jit(jax.vmap(jax.grad(value)))(jnp.array([0.0, 0.3, 1.0]))
+    np.testing.assert_allclose(slopes, np.full(3, 8.0), rtol=0.02)
+
+
+@pytest.mark.parametrize("name", PROJECTORS)
+def test_rays_that_are_not_numbers_harm_no_others(name):
+    rays = geometry.rays(ARM, geometry.pose(5.0, 3.0))
+    broken = rays._replace(target=rays.target.at[3, 4].set(jnp.nan))
+    options = {"axis": 1} if name == "joseph" else {}
+    project = partial(
+        PROJECTORS[name], jnp.ones((10, 10, 10)), affine_of((10, 10, 10), np.full(3, 9.0)), **options
+    )
+    found, expected = project(broken), project(rays)
+    assert np.isnan(found[3, 4])
+    np.testing.assert_array_equal(found.at[3, 4].set(0), expected.at[3, 4].set(0))
 
 
 @pytest.mark.parametrize("name", PROJECTORS)
