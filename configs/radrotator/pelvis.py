@@ -2,26 +2,18 @@
 
     python -m experiments.radrotator.demo --workdir=runs/pelvis
     python -m experiments.main --config=configs/radrotator/pelvis.py:demo --workdir=DIR --mode=train
+    python -m experiments.main --config=configs/radrotator/pelvis.py:student --config.teacher=runs/pelvis \
+        --workdir=runs/pelvis-student --mode=train
 
 Variants: ``demo`` (2 cores), ``smoke`` (seconds), ``plain`` (the demo without curves of grey values),
-``full`` (an accelerator: the paper's network, 256x256).
+``student`` (of a demo: one call of the network a view), ``full`` (an accelerator: the paper's network,
+256x256).
 """
 
 from ml_collections import ConfigDict
 
 from experiments.radrotator import settings
 
-BESIDE = {
-    "regression": {"objective": "regression"},
-    "student": {
-        "objective": "student",
-        "train": {
-            "num_steps": 150,
-            "checkpoint_every": 75,
-            "optimizer": {"learning_rate": 3e-4, "warmup_steps": 10},
-        },
-    },
-}
 PAPER = {
     "name": "UNet",
     "channels": 128,
@@ -55,7 +47,16 @@ FULL = {
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    demo = {"cpu_devices": 2, "eval.beside": BESIDE}
+    demo = {"cpu_devices": 2, "eval.beside": {"regression": {"objective": "regression"}}}
+    student = {
+        "cpu_devices": 2,
+        "objective": "student",
+        "train.num_steps": 200,
+        "train.log_every": 20,
+        "train.checkpoint_every": 100,
+        "train.optimizer.learning_rate": 3e-4,
+        "train.optimizer.warmup_steps": 10,
+    }
     smoke = {
         "arm.size": 16,
         "model": {
@@ -77,4 +78,5 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "eval.seeds": 2,
     }
     plain = demo | {"curve.probability": 0.0, "eval.beside": {}}
-    return settings.variant_of(variant, {"demo": demo, "smoke": smoke, "plain": plain, "full": FULL})
+    variants = {"demo": demo, "smoke": smoke, "plain": plain, "student": student, "full": FULL}
+    return settings.variant_of(variant, variants)

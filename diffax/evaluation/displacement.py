@@ -5,6 +5,8 @@ from jaxtyping import Float
 
 from diffax.checks import require
 
+_ITERATIONS = 5
+
 
 def block_match(
     image: Float[np.ndarray, "h w"],
@@ -17,8 +19,8 @@ def block_match(
     """Rows and columns by which what ``reference`` shows at each (row, column) is displaced in ``image``.
 
     The shift, up to ``reach`` pixels each way, whose square of ``window`` pixels differs least in the mean
-    square after its own mean is taken away, refined by a quadratic surface through its neighbours. NaN for
-    points whose square or whose search leaves the image. Raises ``ValueError`` for images of unequal shape,
+    square after its own mean is taken away, then to a fraction of a pixel by Gauss-Newton. NaN for points
+    whose square or whose search leaves the image. Raises ``ValueError`` for images of unequal shape,
     an even window, or no reach.
     """
     require(
@@ -43,17 +45,25 @@ def _displacement(
     centred = windows - windows.mean(axis=(2, 3), keepdims=True)
     cost = np.mean((centred - (block - block.mean())) ** 2, axis=(2, 3))
     best = np.unravel_index(np.argmin(cost), cost.shape)
+    start = np.asarray(best, float) - reach
     if not all(0 < place < 2 * reach for place in best):
-        return np.asarray(best, float) - reach
-    return best + _vertex(cost[best[0] - 1 : best[0] + 2, best[1] - 1 : best[1] + 2]) - reach
+        return start
+    return start + np.clip(_refined(image, block, (i, j), start) - start, -1, 1)
 
 
-def _vertex(cost: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "2"]:
-    """Where a quadratic surface through nine costs, by least squares, is lowest; 0 is the middle."""
-    i, j = (axis.ravel() for axis in np.meshgrid([-1.0, 0, 1], [-1.0, 0, 1], indexing="ij"))
-    terms = np.stack([np.ones(9), i, j, i * i, i * j, j * j], axis=1)
-    _, a, b, aa, ab, bb = np.linalg.lstsq(terms, cost.ravel(), rcond=None)[0]
-    bend = np.array([[2 * aa, ab], [ab, 2 * bb]])
-    if np.linalg.det(bend) <= 0:
-        return np.zeros(2)
-    return np.clip(np.linalg.solve(bend, [-a, -b]), -1, 1)
+def _refined(
+    image: np.ndarray, block: np.ndarray, centre: tuple[int, int], shift: Float[np.ndarray, "2"]
+) -> Float[np.ndarray, "2"]:
+    """Gauss-Newton on the mean square, the image interpolated by cubic splines (Lucas & Kanade 1981)."""
+    from scipy.ndimage import map_coordinates
+
+    half = block.shape[0] // 2
+    offsets = np.arange(-half - 1, half + 2)
+    for _ in range(_ITERATIONS):
+        rows, columns = (c + offsets + s for c, s in zip(centre, shift, strict=True))
+        wide = map_coordinates(image, np.meshgrid(rows, columns, indexing="ij"), order=3, mode="nearest")
+        slopes = np.stack([g[1:-1, 1:-1].ravel() for g in np.gradient(wide)], axis=1)
+        error = (wide[1:-1, 1:-1] - block).ravel()
+        system = slopes - slopes.mean(axis=0)
+        shift = shift - np.linalg.lstsq(system, error - error.mean(), rcond=None)[0]
+    return shift

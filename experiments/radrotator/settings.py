@@ -67,12 +67,12 @@ def base() -> ConfigDict:
                 "critic_rate": 1e-3,
             },
             "train": {
-                "num_steps": 1600,
+                "num_steps": 2200,
                 "batch_size": 32,
                 "accumulate": 1,
                 "ema": ("warmup:0.995",),
                 "log_every": 100,
-                "checkpoint_every": 400,
+                "checkpoint_every": 550,
                 **defaults.CHECKPOINTS,
                 "optimizer": {
                     "learning_rate": 2e-3,

@@ -16,18 +16,18 @@ def picture(shift=(0.0, 0.0), size=40):
 def test_known_shifts_are_found(shift):
     points = np.array([[15.0, 20.0], [22.0, 14.0], [20.0, 25.0]])
     found = block_match(picture(shift), picture(), points)
-    np.testing.assert_allclose(found, np.broadcast_to(shift, found.shape), atol=0.12)
+    np.testing.assert_allclose(found, np.broadcast_to(shift, found.shape), atol=0.02)
 
 
-def test_brightness_and_contrast_do_not_matter_much():
-    found = block_match(0.5 * picture((1.0, -2.0)) + 3, picture(), np.array([[20.0, 20.0]]))
-    np.testing.assert_allclose(found, [[1.0, -2.0]], atol=0.5)
+def test_brightness_does_not_matter():
+    found = block_match(picture((1.0, -2.0)) + 3, picture(), np.array([[20.0, 20.0]]))
+    np.testing.assert_allclose(found, [[1.0, -2.0]], atol=0.02)
 
 
 def test_points_near_the_edge_have_no_answer():
     found = block_match(picture(), picture(), np.array([[3.0, 20.0], [20.0, 38.0], [20.0, 20.0]]))
     assert np.isnan(found[:2]).all()
-    np.testing.assert_allclose(found[2], 0.0, atol=0.05)
+    np.testing.assert_allclose(found[2], 0.0, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", [{"window": 4}, {"window": 1}, {"reach": 0}])
