@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 
 from experiments.radrotator import settings
 
+# half the steps: with squared errors it is done sooner (all of them gain it 0.1 dB)
+BESIDE = {"regression": {"objective": "regression", "train": {"num_steps": 900}}}
 PAPER = {
     "name": "UNet",
     "channels": 128,
@@ -32,6 +34,7 @@ PAPER = {
     "vector_size": 3,
 }
 FULL = {
+    "train.optimizer.beta2": 0.999,
     "arm.size": 256,
     "model": PAPER,
     "train.num_steps": 100_000,
@@ -47,7 +50,7 @@ FULL = {
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    demo = {"cpu_devices": 2, "eval.beside": {"regression": {"objective": "regression"}}}
+    demo = {"cpu_devices": 2, "eval.beside": BESIDE}
     student = {
         "cpu_devices": 2,
         "objective": "student",
