@@ -6,8 +6,8 @@
         --workdir=runs/pelvis-student --mode=train
 
 Variants: ``demo`` (2 cores), ``smoke`` (seconds), ``plain`` (the demo without curves of grey values),
-``student`` (of a demo: one call of the network a view), ``full`` (an accelerator: the paper's network,
-256x256).
+``aligned`` (the demo, where the network also sees the radiograph turned as a flat sheet), ``student`` (of a
+demo: one call of the network a view), ``full`` (an accelerator: the paper's network, 256x256).
 """
 
 from ml_collections import ConfigDict
@@ -80,6 +80,14 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "eval.retrieval_n": 2,
         "eval.seeds": 2,
     }
+    aligned = demo | {"align": True}
     plain = demo | {"curve.probability": 0.0, "eval.beside": {}}
-    variants = {"demo": demo, "smoke": smoke, "plain": plain, "student": student, "full": FULL}
+    variants = {
+        "demo": demo,
+        "smoke": smoke,
+        "plain": plain,
+        "aligned": aligned,
+        "student": student,
+        "full": FULL,
+    }
     return settings.variant_of(variant, variants)

@@ -53,7 +53,7 @@ def make_init(config: ConfigDict, model: nn.Module) -> Init:
 
     def init(key: Key[Array, ""]) -> TrainState:
         init_key, run_key = jax.random.split(key)
-        net = init_net(method.init_params(model, init_key, config.arm.size), optimizer, averages)
+        net = init_net(method.init_params(config, model, init_key), optimizer, averages)
         return TrainState.create(run_key, {"model": net})
 
     return init

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -57,7 +58,7 @@ def read_cubes(config: ConfigDict, split: str) -> list[np.ndarray]:
         own.source, split if own.holdout or has_splits(own.source) else "all",
         size=own.size, field_mm=own.field_mm, holdout=own.holdout or None,
     )  # fmt: skip
-    return [np.asarray(hu_to_mu_with_bone(cube), np.float16) for cube in found]
+    return [np.asarray(hu_to_mu_with_bone(jnp.asarray(cube)), np.float16) for cube in found]
 
 
 def has_splits(path: str) -> bool:

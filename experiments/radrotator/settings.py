@@ -35,6 +35,8 @@ def base() -> ConfigDict:
             "experiment": "radrotator",
             "objective": "diffusion",  # or "regression" (one call, squared error), or "student" of a teacher
             "teacher": "",  # of a student: the folder of a diffusion run
+            "align": False,  # show the network also the radiograph turned as a flat sheet
+            "align_mm": 10.0,  # before the isocentre: where the sheet is
             "input_view": "ap",  # or "random": of the radiograph that is given
             "data": {
                 "source": "pelvis",  # or "chest", or a folder of CT volumes (NIfTI, DICOM series)

@@ -29,9 +29,9 @@ def make_experiment(config: ConfigDict) -> Experiment:
 
 def as_distillation(config: ConfigDict) -> ConfigDict:
     """The configuration as f-distill reads it."""
-    own = ConfigDict({**config.distil.to_dict(), "train": config.train, "sample": config.sample})
-    own.train.critic_rate = own.critic_rate
-    return own
+    distil = config.distil.to_dict()
+    train = config.train.to_dict() | {"critic_rate": distil["critic_rate"]}
+    return ConfigDict({**distil, "train": train, "sample": config.sample.to_dict()})
 
 
 def make_target(config: ConfigDict) -> Target:
@@ -50,11 +50,13 @@ def make_target(config: ConfigDict) -> Target:
         pairs = draw(batch, key)
         return {"image": pairs.target, "given": pairs.image, "vector": pairs.vector}
 
+    tell = method.make_condition(config)
+
     def condition(batch: Batch) -> Cond:
-        return method.condition(batch["given"], batch["vector"])
+        return tell(batch["given"], batch["vector"])
 
     def start(key: Key[Array, ""]) -> Params:
-        return method.init_params(model, key, size)
+        return method.init_params(config, model, key)
 
     wide = config.copy_and_resolve_references()
     wide.train.batch_size *= config.distil.critic_steps  # a batch for every update of the critics
@@ -67,7 +69,7 @@ def make_target(config: ConfigDict) -> Target:
         evaluate=lambda _, state, workdir: evaluation.evaluate(config, state, workdir),
         draw=lambda _, state, workdir: evaluation.draw(config, state, workdir),
         rules=TENSOR_RULES, prepare=prepare, condition=condition,
-        example=method.condition(blank, jnp.zeros((1, 3))),
+        example=tell(blank, jnp.zeros((1, 3))),
         guide=lambda scale: method.make_guidance(scale, config.sample.rescale),
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
@@ -76,6 +77,27 @@ def render_views(
     return jax.vmap(lambda turn: project(c_arm.rays(arm, Pose(turn, jnp.zeros(3)))))(rotations)
 
 
+@partial(jax.jit, static_argnums=0)
+def flat_views(
+    arm: CArm, images: Float[Array, "b h w 1"], turns: Float[Array, "b 3 3"], depth: Array | float
+) -> Float[Array, "b h w 1"]:
+    """The input as if the patient were a sheet parallel to the detector, ``depth`` mm before the isocentre.
+
+    The best that warping the picture can do: each pixel's ray meets the sheet, and shows what the input
+    shows there.
+    """
+
+    def one(image: Array, turn: Array) -> Array:
+        rays = c_arm.rays(arm, Pose(turn, jnp.zeros(3)))
+        along = rays.target - rays.source
+        share = (depth - rays.source[..., 1]) / along[..., 1]
+        points = rays.source + share[..., None] * along
+        at = c_arm.project(arm, Pose(jnp.eye(3), jnp.zeros(3)), points)
+        return map_coordinates(image, [at[..., 0], at[..., 1]], order=1, mode="nearest")
+
+    return jax.vmap(one)(images[..., 0], turns)[..., None]
+
+
 def rotations_of(angles: Float[Array, "n 3"]) -> Float[Array, "n 3 3"]:
     """Of yaw, pitch and roll in degrees."""
     return jax.vmap(lambda a: c_arm.rotation(a[0], a[1], a[2]))(angles)
@@ -96,6 +118,8 @@ def make_draw(config: ConfigDict, render: Render) -> Callable[[Batch, Key[Array,
     checks.require_one_of("config.input_view", config.input_view, INPUT_VIEWS)
     checks.require(0 < limit < 45, "config.angles.limit", limit, "above 0 and below 45 degrees")
     checks.require(count >= 1, "config.data.pairs", count, "an integer >= 1")
+    low, high = curve.points
+    checks.require(3 <= low <= high, "config.curve.points", (low, high), "(low, high) with 3 <= low <= high")
 
     def of_row(row: Batch, key: Key[Array, ""]) -> tuple[Array, Array, Array]:
         ask_key, from_key = jax.random.split(key)
