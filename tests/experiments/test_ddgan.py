@@ -71,8 +71,8 @@ class TestAblations:
         [
             pytest.param({"prediction": "x_s"}, marks=pytest.mark.slow),
             pytest.param({"prediction": "eps"}, marks=pytest.mark.slow),
-            {"objective": "augmented"},
-            {"latent": 0},
+            pytest.param({"objective": "augmented"}, marks=pytest.mark.slow),
+            pytest.param({"latent": 0}, marks=pytest.mark.slow),
             {"steps": 1},
         ],
         ids=str,

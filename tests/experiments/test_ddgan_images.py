@@ -63,6 +63,7 @@ def test_the_pictures_and_arrays(run):
             assert len(set(picture.convert("L").getdata())) > 10, name
 
 
+@pytest.mark.slow
 def test_strokes(run, tmp_path):
     drawing = np.full((20, 20, 3), -1.0)
     drawing[4:16, 9:12] = 1.0

@@ -232,6 +232,7 @@ def test_agreement_in_planes_is_what_it_says(images):
     assert measures.agreement(images, images)["psnr"] == np.inf
 
 
+@pytest.mark.slow
 def test_a_prior_starts_from_another_ones_average(tmp_path, trained):
     config = get_config("smoke")
     config.start = str(trained)

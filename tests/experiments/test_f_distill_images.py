@@ -76,6 +76,7 @@ def test_a_broken_run_ends_in_the_same_bits(run, tmp_path):
     assert digests(again)[20] == digests(run)[20]
 
 
+@pytest.mark.slow
 def test_sigterm_while_the_teacher_trains_leaves_the_student_for_the_next_call(tmp_path):
     process = start(tmp_path / "w", "--config.teacher_run.train.num_steps=100000", config=CONFIG)
     deadline = time.monotonic() + 200
@@ -90,6 +91,7 @@ def test_sigterm_while_the_teacher_trains_leaves_the_student_for_the_next_call(t
     assert not digests(tmp_path / "w")
 
 
+@pytest.mark.slow
 def test_another_runs_teacher_is_taken_as_it_is(run, tmp_path):
     done = launch(tmp_path / "w", f"--config.teacher={run / 'teacher'}", config=CONFIG)
     assert done.returncode == 0, done.stderr
@@ -108,6 +110,7 @@ def test_a_teacher_of_other_images_is_refused(run, tmp_path):
     assert not digests(tmp_path / "w")
 
 
+@pytest.mark.slow
 def test_samples(run, tmp_path):
     flags = {"workdir": run, "n": 6, "labels": "3,5", "out": tmp_path / "a" / "s.npz"}
     done = launch_module("experiments.f_distill.sample", **flags)

@@ -92,6 +92,7 @@ def test_the_loss_does_not_depend_on_how_the_network_says_it(kind):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_give_the_same_images():
     config = load("digits", "smoke")
     solver = method.make_solver(settings.solver("DDPM", settings.TABLE, "ddpm", "trailing", 4))

@@ -162,6 +162,7 @@ def test_the_best_checkpoint_by_a_held_out_loss_is_kept_and_can_be_asked_for(tmp
     assert "checkpoint: got '5'" in done.stderr
 
 
+@pytest.mark.slow
 def test_sampling_is_completed_after_a_kill_and_repeated_by_none(tmp_path):
     """Files that are there stay as they are; the same samples whatever was broken off."""
     workdir = tmp_path / "w"
