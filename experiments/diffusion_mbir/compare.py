@@ -15,8 +15,8 @@ from absl import flags
 
 from diffax import checks
 from diffax.evaluation import write_result
-from experiments import devices, main
-from experiments.diffusion_mbir import evaluation, method, priors, sources
+from experiments import devices, main, sources
+from experiments.diffusion_mbir import evaluation, method, priors
 from experiments.diffusion_mbir.reconstruct import parse_settings
 from experiments.diffusion_mbir.scan import as_images
 from experiments.diffusion_mbir.settings import base

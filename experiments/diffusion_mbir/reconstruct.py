@@ -25,8 +25,8 @@ from jaxtyping import Float
 from diffax import checks
 from diffax.evaluation import write_result
 from diffax.io import write_dicom, write_nifti
-from experiments import devices, main
-from experiments.diffusion_mbir import drive, measures, method, pictures, priors, scan, sources
+from experiments import devices, main, sources
+from experiments.diffusion_mbir import drive, measures, method, pictures, priors, scan
 from experiments.figures import as_figures
 from experiments.progress import Counted, say
 

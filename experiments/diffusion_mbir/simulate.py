@@ -18,8 +18,8 @@ from absl import flags
 
 from diffax import checks
 from diffax.operators import true_acceleration
-from experiments import main
-from experiments.diffusion_mbir import scan, sources
+from experiments import main, sources
+from experiments.diffusion_mbir import scan
 from experiments.progress import say
 
 _ARC = {"sparse_view": 180.0, "limited_angle": 90.0}

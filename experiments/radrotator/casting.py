@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Float32, Key
 
 from diffax.data import Volume
 from diffax.operators import CArm, attenuation, c_arm, ray_casting
+from diffax.operators.spectrum import tube
 from experiments.radrotator.angles import Angles
-from experiments.radrotator.spectrum import tube
 
 _CHUNK = 2**18  # rays at once
 _FLOOR = 1e-12  # of transmission

@@ -29,7 +29,7 @@ STYLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gamma_0.5": lambda x: x**0.5,
     "gamma_2": lambda x: x**2,
     "sigmoid_8": lambda x: _unit(1 / (1 + np.exp(-8 * (x - 0.5)))),
-    "equalised": lambda x: np.argsort(np.argsort(x.ravel())).reshape(x.shape) / (x.size - 1),
+    "equalised": lambda x: _unit(np.searchsorted(np.sort(x.ravel()), x, side="right") / x.size),
 }
 
 

@@ -25,11 +25,11 @@ from diffax.evaluation import write_result
 from diffax.io import new_folder, to_uint8, write_atomically, write_nifti
 from diffax.operators import CArm, c_arm, ray_casting
 from experiments import devices, main
-from experiments.diffusion_mbir.sources import open_volume
 from experiments.figures import as_figures
 from experiments.progress import Counted, say
 from experiments.radrotator import angles, casting, placing
 from experiments.radrotator.series import check_film, write_series
+from experiments.sources import open_volume
 
 Lines = Float[np.ndarray, "n rows columns"]
 IMAGES, STACKS = ("display", "transmission", "lines"), ("npz", "nifti", "none")

@@ -13,7 +13,8 @@ from diffax import gaussian_denoiser, inverse
 from diffax.data import Volume, fit_volume, read_volume, torso
 from diffax.data.phantoms import HU_RANGE
 from diffax.io import write_dicom, write_nifti
-from experiments.diffusion_mbir import drive, measures, method, priors, reconstruct, scan, sources
+from experiments import sources
+from experiments.diffusion_mbir import drive, measures, method, priors, reconstruct, scan
 from experiments.registry import make_experiment
 
 SIZE = 16

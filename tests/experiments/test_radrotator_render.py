@@ -12,9 +12,9 @@ from diffax.data import Volume, read_volume
 from diffax.io import new_folder, write_nifti
 from diffax.operators import CArm
 from diffax.operators.attenuation import MU_WATER
+from diffax.operators.spectrum import tube
 from experiments.radrotator import angles, casting, placing, render
 from experiments.radrotator.angles import Angles
-from experiments.radrotator.spectrum import tube
 
 CENTRE, RADIUS = np.array([12.0, -8.0, 16.0]), 40.0  # of the sphere; the volume's middle is the origin
 MODULE = "experiments.radrotator.render"
