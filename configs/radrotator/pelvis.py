@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from experiments.radrotator import settings
 
-# half the steps: with squared errors it is done sooner (all of them gain it 0.1 dB)
+# half the steps, for the demonstration's time: it is ahead in PSNR even so
 BESIDE = {"regression": {"objective": "regression", "train": {"num_steps": 900}}}
 PAPER = {
     "name": "UNet",

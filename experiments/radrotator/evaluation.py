@@ -43,25 +43,31 @@ class HeldOut(NamedTuple):
     vector: Float[np.ndarray, "n 3"]
 
 
-def evaluate(config: ConfigDict, state: TrainState, workdir: Path) -> Mapping[str, Any]:
-    """The network, those that ``config.eval.beside`` names, and the baselines, on the same held-out views."""
-    held = held_out_views(config, config.eval.n)
+def evaluate(
+    config: ConfigDict, state: TrainState, workdir: Path, others: ConfigDict | None = None
+) -> Mapping[str, Any]:
+    """The network, those that ``config.eval.beside`` names, and the baselines, on the same held-out views.
+
+    ``others``: a configuration whose held-out patients are looked at, in place of one's own.
+    """
+    patients_of = others or config
+    held = held_out_views(patients_of, config.eval.n)
     own = make_turn(config, method.parameters(config, state))
     shown = classical(config, held)
     found = {name: agreement(images, held.target) for name, images in shown.items()}
     for name, turn in ({"": own} | trained_beside(config, workdir, make_turn)).items():
         shown[name] = turn(held.image, held.vector, config.seed)
-        found[name] = measure(config, turn, held, shown[name])
+        found[name] = measure(patients_of, turn, held, shown[name])
     found[""] |= uncertainty(own, held, config.eval.seeds)
     for name, images in shown.items():
-        found[name] |= landmark_errors(config, held, images, exact=name == "copy")
+        found[name] |= landmark_errors(patients_of, held, images, exact=name == "copy")
     if distributed.is_main():
         pictures.patients(workdir / "views.png", held, shown)
-        pictures.angles(workdir / "angles.png", *angle_grid(config, own, held))
+        pictures.angles(workdir / "angles.png", *angle_grid(patients_of, own, held))
         for number, image in enumerate(held.image[:3]):
             save_png(workdir / f"radiograph-{number}.png", image)
     n = config.eval.n
-    about = {"n_fake": n, "n_real": n, "split": split_of(config), "seed": config.seed}
+    about = {"n_fake": n, "n_real": n, "split": split_of(config, others), "seed": config.seed}
     about["extractor"] = {"name": "images in [-1, 1], data range 2; SSIM mirrors the edges"}
     return {"figures": as_figures(found, **about), "rows": as_rows(found, config.objective)}
 
@@ -213,8 +219,10 @@ def angle_grid(config: ConfigDict, turn: Turn, held: HeldOut) -> tuple[Images, I
     return shown, truth, vector * config.angles.limit
 
 
-def split_of(config: ConfigDict) -> str:
+def split_of(config: ConfigDict, others: ConfigDict | None = None) -> str:
     """What the held-out patients are."""
+    if others is not None:
+        return f"of another source, {Path(others.data.source).name}"
     if patients.is_procedural(config):
         return "bodies that are not trained on"
     own = config.data.holdout or patients.has_splits(config.data.source)

@@ -394,6 +394,11 @@ def test_from_training_to_pictures(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "grid").glob("view-*.png"))) == 27
     assert (tmp_path / "grid" / "film.gif").exists()
+    compare = "experiments.radrotator.compare"
+    done = launch_module(compare, workdir=folder, source="chest", n=2, out=tmp_path / "chest")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "chest" / "result.json").read_text())["figures"]
+    assert {figure["split"] for figure in found} == {"of another source, chest"}
     done = launch_module(module, image=tmp_path / "none.png", workdir=folder, out=tmp_path / "bad")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
