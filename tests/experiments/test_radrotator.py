@@ -21,9 +21,9 @@ from diffax.io import CheckpointStore, write_nifti
 from diffax.operators import Ellipsoids, c_arm, render_ellipsoids
 from diffax.processes import grids
 from diffax.samplers import ddim, ddpm
+from diffax.training import make_mesh
 from experiments import build
 from experiments.radrotator import (
-    baselines,
     evaluation,
     experiment,
     method,
@@ -121,6 +121,17 @@ def test_the_rotation_can_be_left_out_and_the_radiograph_never_is(network):
     assert np.abs(one - elsewhere).max(axis=(1, 2, 3)).min() > 1e-3
 
 
+def test_an_aligned_network_sees_the_radiograph_turned_as_a_sheet_where_the_rotation_counts():
+    made = config(align=True, align_mm=20.0)
+    image = jax.random.normal(jax.random.key(0), (2, 16, 16, 1))
+    vector = jnp.array([[0.5, -1.0, 0.2], [0.1, 0.1, 0.9]])
+    told = method.make_condition(made)(image, vector, jnp.array([True, False]))
+    turned = views.flat_views(views.make_arm(made), image, views.rotations_of(15.0 * vector), 20.0)
+    np.testing.assert_allclose(told["concat"][0, ..., 1:], turned[0], atol=1e-5)
+    np.testing.assert_array_equal(told["concat"][1, ..., 1:], image[1])
+    np.testing.assert_array_equal(told["concat"][..., :1], image)
+
+
 def test_guidance_mixes_with_the_network_that_does_not_know_the_rotation(network):
     made, model, params, _ = network
     process = build.make_process(made.process)
@@ -162,7 +173,7 @@ def test_a_flat_patient_is_turned_as_a_flat_picture():
     rows, columns = np.meshgrid(np.arange(48), np.arange(48), indexing="ij")
 
     def middle(depth):
-        shown = np.asarray(baselines.flat_views(arm, front, turn, depth))[0, ..., 0]
+        shown = np.asarray(views.flat_views(arm, front, turn, depth))[0, ..., 0]
         return np.array([(shown * axis).sum() / shown.sum() for axis in (rows, columns)])
 
     true = np.asarray(c_arm.project(arm, c_arm.pose(*angles), centre[0]))
@@ -215,6 +226,14 @@ def test_a_run_goes_on_exactly_and_a_student_starts_as_its_teacher(tmp_path):
     np.testing.assert_allclose(several[0], several[2], atol=1e-6)  # one noise for all
     alone = turn.views(image, np.zeros((1, 3)))
     np.testing.assert_allclose(alone[0], several[0], atol=1e-5)  # whatever the batch
+
+
+@pytest.mark.slow
+def test_a_step_is_the_same_on_one_device_and_on_four():
+    made = config()
+    one, four = (run(made, 2, mesh=make_mesh(n, 1, 1, devices=jax.devices()[:n])) for n in (1, 4))
+    for a, b in zip(jax.tree.leaves(one.nets), jax.tree.leaves(four.nets), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 def test_volumes_of_ct_are_patients_too(tmp_path):
