@@ -12,7 +12,7 @@ import pytest
 from launching import launch, launch_module
 from stepping import run, same
 
-from configs.radrotator import pelvis
+from configs.radrotator import pelvis, volumes
 from diffax import Cosine, gaussian_denoiser, sample
 from diffax.data import bodies
 from diffax.data.curves import to_unit
@@ -226,6 +226,23 @@ def test_a_run_goes_on_exactly_and_a_student_starts_as_its_teacher(tmp_path):
     np.testing.assert_allclose(several[0], several[2], atol=1e-6)  # one noise for all
     alone = turn.views(image, np.zeros((1, 3)))
     np.testing.assert_allclose(alone[0], several[0], atol=1e-5)  # whatever the batch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["pelvis", "volumes"])
+def test_the_published_size_is_traced(source):
+    made = {"pelvis": pelvis, "volumes": volumes}[source].get_config("full")
+    parts = experiment.make_experiment(made)
+    state = jax.eval_shape(parts.init, jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.nets["model"].params))
+    assert 80e6 < count < 160e6
+    rows = made.train.batch_size // made.data.pairs
+    batch = {"number": jax.ShapeDtypeStruct((rows,), np.uint32)}
+    if source == "volumes":
+        batch["volume"] = jax.ShapeDtypeStruct((rows, *[made.data.size] * 3), np.float16)
+    after, metrics = jax.eval_shape(parts.train_step, state, batch)
+    assert metrics["loss"].shape == ()
+    assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
 @pytest.mark.slow
