@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,35 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         cells = [f"{row[c]:.4g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns]
         print("| " + " | ".join(cells) + " |")
+
+
+def cpu_ms(run: Callable[[], Any], repeats: int, most: float = 20.0) -> float:
+    """Least process CPU time of a call, in milliseconds; none is begun after ``most`` seconds of them."""
+    run()
+    best, spent = math.inf, 0.0
+    for _ in range(repeats):
+        start = time.process_time()
+        run()
+        taken = time.process_time() - start
+        best, spent = min(best, taken), spent + taken
+        if spent > most:
+            break
+    return 1e3 * best
+
+
+def ask_peer(script: str, case: Sequence[Any], options: argparse.Namespace) -> dict[str, float] | None:
+    """A script's own ``--task`` in a process of the peers' Python.
+
+    None, with a line that says why, where it cannot run, or takes more than ``options.limit`` seconds.
+    """
+    command = [options.peer_python, script, "--task", json.dumps(case)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=options.limit)
+    except subprocess.TimeoutExpired:
+        print(f"{case}: not measured: over {options.limit} s", file=sys.stderr)
+        return None
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        print(f"{case}: not measured: {reason}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.strip().splitlines()[-1])

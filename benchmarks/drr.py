@@ -12,15 +12,13 @@ which to see that all show the same.
 
 import argparse
 import json
-import math
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from common import print_table
+from common import ask_peer, cpu_ms, print_table
 
 SDD, SOD = 1020.0, 510.0
 ANGLES = (10.0, 5.0, -5.0)
@@ -44,20 +42,6 @@ AGAINST = {  # of ours: the peer's method
     "joseph": ("DiffDRR", "siddon"),
 }
 GOALS = {"siddon": 15, "trilinear 500": 6, "joseph": 50}  # times less CPU time for a view
-
-
-def cpu_ms(run: Callable[[], Any], repeats: int) -> float:
-    """Least process CPU time of a call, in milliseconds; slow calls repeat less."""
-    run()
-    best, spent = math.inf, 0.0
-    for _ in range(repeats):
-        start = time.process_time()
-        run()
-        taken = time.process_time() - start
-        best, spent = min(best, taken), spent + taken
-        if spent > 20:
-            break
-    return 1e3 * best
 
 
 def data(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -174,22 +158,6 @@ def measure_peer(
     return {**found, "view and gradient ms": cpu_ms(both, repeats)}
 
 
-def ask_peer(case: tuple[str, str, int], options: argparse.Namespace) -> dict[str, float] | None:
-    """The same in a process of the peers' Python; None, with a line that says why, where it cannot run."""
-    task = json.dumps([*case, options.size, options.pixels, options.repeats])
-    command = [options.peer_python, __file__, "--task", task]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=options.limit)
-    except subprocess.TimeoutExpired:
-        print(f"{case}: not measured: over {options.limit} s", file=sys.stderr)
-        return None
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        print(f"{case}: not measured: {reason}", file=sys.stderr)
-        return None
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every projector of every library."""
     rows: list[dict[str, Any]] = []
@@ -197,7 +165,9 @@ def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
         times = ours(name, options.size, options.pixels, options.repeats)
         rows.append({"library": "diffax", "projector": name, **times})
     for case in PEERS:
-        if case[0] in options.peers.split(",") and (times := ask_peer(case, options)):
+        if case[0] in options.peers.split(",") and (
+            times := ask_peer(__file__, [*case, options.size, options.pixels, options.repeats], options)
+        ):
             projector = f"{case[1]} {case[2]}" if case[2] else case[1]
             rows.append({"library": case[0], "projector": projector, **times})
     return rows

@@ -10,31 +10,16 @@ those without a batch of slices loop over them. A table and, last, one line of J
 import argparse
 import json
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from common import print_table
+from common import ask_peer, cpu_ms, print_table
 
 PEERS = ("astra", "skimage", "deepinv", "mbirjax")
 Pair = tuple[Callable[[], Any], Callable[[], Any]]
-
-
-def cpu_ms(run: Callable[[], Any], repeats: int) -> float:
-    """Least process CPU time of a call, in milliseconds; slow calls repeat less."""
-    run()
-    best, spent = math.inf, 0.0
-    for _ in range(repeats):
-        start = time.process_time()
-        run()
-        best = min(best, time.process_time() - start)
-        spent += best
-        if spent > 10:
-            break
-    return 1e3 * best
 
 
 def data(size: int, views: int, slices: int) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
@@ -141,29 +126,15 @@ def measure_peer(name: str, size: int, views: int, slices: int, repeats: int) ->
     return {"A ms": cpu_ms(forward, repeats), "A^T ms": cpu_ms(adjoint, repeats)}
 
 
-def ask_peer(name: str, case: tuple[int, int, int], options: argparse.Namespace) -> dict[str, float] | None:
-    """The same in a process of the peers' Python; None, with a line that says why, where it cannot run."""
-    task = json.dumps([name, *case, options.repeats])
-    command = [options.peer_python, __file__, "--task", task]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=options.limit)
-    except subprocess.TimeoutExpired:
-        print(f"{name} {case}: not measured: over {options.limit} s", file=sys.stderr)
-        return None
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        print(f"{name} {case}: not measured: {reason}", file=sys.stderr)
-        return None
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def rows_of(case: tuple[int, int, int], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every library on one case; ratios are to our default."""
     size, views, slices = case
     found = {"diffax": ours(size, views, slices, False, options.repeats)}
     found["diffax, tables"] = ours(size, views, slices, True, options.repeats)
     for name in PEERS:
-        if name in options.peers.split(",") and (times := ask_peer(name, case, options)):
+        if name in options.peers.split(",") and (
+            times := ask_peer(__file__, [name, *case, options.repeats], options)
+        ):
             found[name] = times
     base = found["diffax"]["A ms"] + found["diffax"]["A^T ms"]
     about = {"image": f"{size}x{size}x{slices}", "views": views}

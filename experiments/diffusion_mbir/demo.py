@@ -6,26 +6,8 @@ The same as the launcher's ``train`` and ``eval``, in one; ``--config`` chooses 
 """
 
 import sys
-from collections.abc import Sequence
 
-from absl import flags
-from ml_collections import config_flags
-
-from experiments import main, modes
-
-
-def program(argv: Sequence[str]) -> None:
-    """Train, unless that is done, and evaluate."""
-    values = flags.FLAGS
-    workdir = values["workdir"].value
-    if not workdir:
-        raise ValueError("--workdir: got '', allowed: a path")
-    main.start_jax()
-    if modes.train(values["config"].value, workdir):
-        modes.evaluate(values["config"].value, workdir)
-
+from experiments import train_and_evaluate
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", "configs/diffusion_mbir/anatomy.py:demo", "configuration")
-    flags.DEFINE_string("workdir", "", "folder of the run")
-    sys.exit(main.run(program))
+    sys.exit(train_and_evaluate.run("configs/diffusion_mbir/anatomy.py:demo"))

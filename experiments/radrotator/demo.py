@@ -1,31 +1,13 @@
-"""From nothing to a table: train the prior of a configuration, then reconstruct its held-out volumes.
+"""From nothing to a table: train the network of a configuration, then turn radiographs of held-out patients.
 
-    python -m experiments.radrotator.demo --workdir=runs/mbir
+    python -m experiments.radrotator.demo --workdir=runs/pelvis
 
 The same as the launcher's ``train`` and ``eval``, in one; ``--config`` chooses another configuration.
 """
 
 import sys
-from collections.abc import Sequence
 
-from absl import flags
-from ml_collections import config_flags
-
-from experiments import main, modes
-
-
-def program(argv: Sequence[str]) -> None:
-    """Train, unless that is done, and evaluate."""
-    values = flags.FLAGS
-    workdir = values["workdir"].value
-    if not workdir:
-        raise ValueError("--workdir: got '', allowed: a path")
-    main.start_jax()
-    if modes.train(values["config"].value, workdir):
-        modes.evaluate(values["config"].value, workdir)
-
+from experiments import train_and_evaluate
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", "configs/radrotator/pelvis.py:demo", "configuration")
-    flags.DEFINE_string("workdir", "", "folder of the run")
-    sys.exit(main.run(program))
+    sys.exit(train_and_evaluate.run("configs/radrotator/pelvis.py:demo"))
