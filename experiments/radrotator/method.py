@@ -27,50 +27,64 @@ from experiments import build
 from experiments.radrotator.views import Pairs, flat_views, make_arm, rotations_of
 
 OBJECTIVES = ("diffusion", "regression", "student")
-Condition = Callable[..., Cond]  # (radiographs, vectors, given=True)
 Rotate = Callable[[Params, Keys, Array, Array], Array]  # (params, keys, radiographs, vectors) -> views
 
 
-def make_condition(config: ConfigDict) -> Condition:
-    """What the network is told: the radiograph, the rotation, and ``given``: where the rotation counts.
+def condition(
+    image: Float[Array, "b h w 1"], vector: Float[Array, "b 3"], given: Array | bool = True
+) -> Cond:
+    """What the network is told: the radiograph, the rotation, and ``given``: where the rotation counts."""
+    return {
+        "concat": image,
+        "vector": vector,
+        "given": jnp.broadcast_to(jnp.asarray(given), vector.shape[:1]),
+    }
 
-    With ``config.align`` the radiograph is concatenated a second time, turned as a flat sheet
-    ``config.align_mm`` before the isocentre (:func:`flat_views`), so that what is left to draw lies near
-    where it was; as it is where the rotation does not count. That is ours, not the paper's.
+
+def aligned(config: ConfigDict, apply_fn: ApplyFn) -> ApplyFn:
+    """With ``config.align`` a network that sees the radiograph a second time, turned as a flat sheet.
+
+    The sheet stands ``config.align_mm`` before the isocentre (:func:`flat_views`), so that what is left to
+    draw lies near where it was; where the rotation does not count it is not turned. Ours, not the paper's.
     """
+    if not config.align:
+        return apply_fn
     arm, limit = make_arm(config), config.angles.limit
 
-    def condition(
-        image: Float[Array, "b h w 1"], vector: Float[Array, "b 3"], given: Array | bool = True
-    ) -> Cond:
-        given = jnp.broadcast_to(jnp.asarray(given), vector.shape[:1])
-        if not config.align:
-            return {"concat": image, "vector": vector, "given": given}
-        turned = flat_views(arm, image, rotations_of(vector * limit), config.align_mm)
-        turned = jnp.where(given[:, None, None, None], turned, image)
-        return {"concat": jnp.concatenate([image, turned], axis=-1), "vector": vector, "given": given}
+    def look(params: Params, x: Array, time: Array, cond: Cond | None) -> Array:
+        assert cond is not None
+        image, given = cond["concat"], cond["given"][:, None, None, None]
+        turned = flat_views(arm, image, rotations_of(cond["vector"] * limit), config.align_mm)
+        both = jnp.concatenate([image, jnp.where(given, turned, image)], axis=-1)
+        return apply_fn(params, x, time, {**cond, "concat": both})
 
-    return condition
+    return look
 
 
 def make_denoiser(
     config: ConfigDict, apply_fn: ApplyFn, params: Params, process: GaussianProcess
 ) -> DenoiseFn:
     """The network, which predicts v, as an estimate of the view."""
-    return bind(apply_fn, params, process=process, output=config.output, time_input=config.time_input)
+    look = aligned(config, apply_fn)
+    return bind(look, params, process=process, output=config.output, time_input=config.time_input)
 
 
-def estimate(denoise: DenoiseFn, process: GaussianProcess, cond: Cond) -> Float[Array, "b h w 1"]:
+def estimate(
+    denoise: DenoiseFn, process: GaussianProcess, image: Float[Array, "b h w 1"], vector: Float[Array, "b 3"]
+) -> Float[Array, "b h w 1"]:
     """The view that is right on average: the denoiser's answer to no signal, and no noise either."""
-    blank = jnp.zeros_like(cond["concat"][..., :1])
-    return denoise(blank, jnp.full(blank.shape[:1], process.t_max), cond)
+    return denoise(jnp.zeros_like(image), jnp.full(image.shape[:1], process.t_max), condition(image, vector))
 
 
 def init_params(config: ConfigDict, model: nn.Module, key: Key[Array, ""]) -> Params:
     """Parameters for radiographs of the configuration's size."""
     blank = jnp.zeros((1, config.arm.size, config.arm.size, 1))
-    cond = make_condition(config)(blank, jnp.zeros((1, 3)))
-    return model.init(key, blank, jnp.zeros(1), cond)["params"]
+    cond = condition(blank, jnp.zeros((1, 3)))
+
+    def init(params: Params, x: Array, time: Array, cond: Cond | None) -> Params:
+        return model.init(key, x, time, cond)["params"]
+
+    return aligned(config, init)({}, blank, jnp.zeros(1), cond)
 
 
 def make_loss(
@@ -82,14 +96,13 @@ def make_loss(
     """The denoising loss, or the squared error of :func:`estimate`, on pairs that are drawn from a batch."""
     checks.require_one_of("config.objective", config.objective, OBJECTIVES)
     times, weighting = build.make_times(config.loss.times), build.make_weighting(config.loss.weighting)
-    condition = make_condition(config)
 
     def loss_fn(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
         view_key, drop_key, dropout_key, noise_key = jax.random.split(key, 4)
         pairs = draw(batch, view_key)
         denoise = make_denoiser(config, build.make_apply(model, dropout_key), params, process)
         if config.objective == "regression":
-            error = estimate(denoise, process, condition(pairs.image, pairs.vector)) - pairs.target
+            error = estimate(denoise, process, pairs.image, pairs.vector) - pairs.target
             return jnp.mean(error**2), {"x0_error": jnp.mean(error**2)}
         given = ~jax.random.bernoulli(drop_key, config.loss.drop_vector, pairs.vector.shape[:1])
         found = denoising_loss(
@@ -117,12 +130,12 @@ def make_rotate(config: ConfigDict, model: nn.Module, process: GaussianProcess) 
     A chain starts from noise of the key: one key for all angles keeps what the radiograph leaves open the
     same in all of them.
     """
-    asked, condition = config.sample, make_condition(config)
+    asked = config.sample
 
     def rotate(params: Params, keys: Keys, image: Array, vector: Array) -> Array:
         denoise = make_denoiser(config, build.make_apply(model), params, process)
         if config.objective == "regression":
-            return jnp.clip(estimate(denoise, process, condition(image, vector)), -1, 1)
+            return jnp.clip(estimate(denoise, process, image, vector), -1, 1)
         steps = 1 if config.objective == "student" else asked.steps
         scale = 1.0 if config.objective == "student" else asked.guidance
         return sample(

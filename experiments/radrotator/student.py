@@ -50,10 +50,8 @@ def make_target(config: ConfigDict) -> Target:
         pairs = draw(batch, key)
         return {"image": pairs.target, "given": pairs.image, "vector": pairs.vector}
 
-    tell = method.make_condition(config)
-
     def condition(batch: Batch) -> Cond:
-        return tell(batch["given"], batch["vector"])
+        return method.condition(batch["given"], batch["vector"])
 
     def start(key: Key[Array, ""]) -> Params:
         return method.init_params(config, model, key)
@@ -69,7 +67,7 @@ def make_target(config: ConfigDict) -> Target:
         evaluate=lambda _, state, workdir: evaluation.evaluate(config, state, workdir),
         draw=lambda _, state, workdir: evaluation.draw(config, state, workdir),
         rules=TENSOR_RULES, prepare=prepare, condition=condition,
-        example=tell(blank, jnp.zeros((1, 3))),
+        example=method.condition(blank, jnp.zeros((1, 3))),
         guide=lambda scale: method.make_guidance(scale, config.sample.rescale),
     )  # fmt: skip
 

@@ -113,23 +113,31 @@ def test_the_rotation_can_be_left_out_and_the_radiograph_never_is(network):
     a = jax.random.normal(keys[3], (3, 3))
     t = jnp.full(3, 0.5)
     given = jnp.array([True, False, True])
-    one, turned = (apply(x, t, method.make_condition(made)(image, v, given)) for v in (a, -a))
+    one, turned = (apply(x, t, method.condition(image, v, given)) for v in (a, -a))
     moved = np.abs(one - turned).max(axis=(1, 2, 3))
     assert moved[1] == 0
     assert moved[[0, 2]].min() > 1e-3
-    elsewhere = apply(x, t, method.make_condition(made)(other, a, given))
+    elsewhere = apply(x, t, method.condition(other, a, given))
     assert np.abs(one - elsewhere).max(axis=(1, 2, 3)).min() > 1e-3
 
 
 def test_an_aligned_network_sees_the_radiograph_turned_as_a_sheet_where_the_rotation_counts():
+    """Also in the half of a guided call that does not know the rotation."""
     made = config(align=True, align_mm=20.0)
     image = jax.random.normal(jax.random.key(0), (2, 16, 16, 1))
     vector = jnp.array([[0.5, -1.0, 0.2], [0.1, 0.1, 0.9]])
-    told = method.make_condition(made)(image, vector, jnp.array([True, False]))
+    seen = []
+
+    def apply_fn(params, x, time, cond):
+        seen.append(cond["concat"])
+        return x
+
+    denoise = method.make_denoiser(made, apply_fn, {}, build.make_process(made.process))
+    method.make_guidance(2.0, 0.0)(denoise)(image, jnp.full(2, 0.5), method.condition(image, vector))
     turned = views.flat_views(views.make_arm(made), image, views.rotations_of(15.0 * vector), 20.0)
-    np.testing.assert_allclose(told["concat"][0, ..., 1:], turned[0], atol=1e-5)
-    np.testing.assert_array_equal(told["concat"][1, ..., 1:], image[1])
-    np.testing.assert_array_equal(told["concat"][..., :1], image)
+    np.testing.assert_allclose(seen[0][:2, ..., 1:], turned, atol=1e-5)
+    np.testing.assert_array_equal(seen[0][2:, ..., 1:], image)
+    np.testing.assert_array_equal(seen[0][..., :1], jnp.concatenate([image, image]))
 
 
 def test_guidance_mixes_with_the_network_that_does_not_know_the_rotation(network):
@@ -138,8 +146,8 @@ def test_guidance_mixes_with_the_network_that_does_not_know_the_rotation(network
     denoise = method.make_denoiser(made, build.make_apply(model), params, process)
     x, image = (jax.random.normal(jax.random.key(k), (2, made.arm.size, made.arm.size, 1)) for k in (1, 2))
     vector, t = jnp.array([[0.5, -1.0, 0.2], [0.1, 0.1, 0.9]]), jnp.full(2, 0.6)
-    c, u = (denoise(x, t, method.make_condition(made)(image, vector, given)) for given in (True, False))
-    found = method.make_guidance(3.0, 0.0)(denoise)(x, t, method.make_condition(made)(image, vector))
+    c, u = (denoise(x, t, method.condition(image, vector, given)) for given in (True, False))
+    found = method.make_guidance(3.0, 0.0)(denoise)(x, t, method.condition(image, vector))
     np.testing.assert_allclose(found, jnp.clip(u + 3 * (c - u), -1, 1), atol=1e-4)
 
 
