@@ -80,7 +80,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "eval.retrieval_n": 2,
         "eval.seeds": 2,
     }
-    aligned = demo | {"align": True}
+    aligned = demo | {"align": True, "sample.guidance": 1.0}  # guidance costs it 1.6 dB
     plain = demo | {"curve.probability": 0.0, "eval.beside": {}}
     variants = {
         "demo": demo,
