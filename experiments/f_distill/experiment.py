@@ -69,16 +69,22 @@ def distil(config: ConfigDict, target: Target, method: Method) -> Experiment:
 
 def rebuild(config: ConfigDict) -> tuple[Target, Method]:
     """What a run distils and how, for programs that use a trained one."""
+    check_noise(config)
     target = (points if config.data.source == "ring" else images).make_target(config)
     return target, method_of(config, target)
 
 
 def method_of(config: ConfigDict, target: Target) -> Method:
     """The method around a target's networks."""
-    low, high = config.noise.low, config.noise.high
-    checks.require(0 < low < high, "config.noise", (low, high), "0 < low < high")
+    check_noise(config)
     _, discriminate = make_discriminator(config, target)
     return make_method(config, target, discriminate)
+
+
+def check_noise(config: ConfigDict) -> None:
+    """``ValueError`` for noise levels that cannot be, before anything is made of them."""
+    low, high = config.noise.low, config.noise.high
+    checks.require(0 < low < high, "config.noise", (low, high), "0 < low < high")
 
 
 def prepared(target: Target, train_step: TrainStep) -> TrainStep:

@@ -414,21 +414,30 @@ def test_flags_of_rotate_that_cannot_be(changes, named):
         rotate.check(good | changes)
 
 
-def test_from_training_to_pictures(tmp_path):
-    """The launcher's modes, then rotate: one view, a grid, and a view that was not trained."""
-    from PIL import Image
-
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of the launcher, trained and evaluated."""
+    folder = tmp_path_factory.mktemp("radrotator") / "run"
     small = ("--config.model.channel_multipliers=(1,)", "--config.model.middle_attention=False")
     for mode in ("train", "eval"):
         done = launch(folder, *small, config="configs/radrotator/pelvis.py:smoke", mode=mode)
         assert done.returncode == 0, done.stderr
-    names = {figure["name"] for figure in json.loads((folder / "result.json").read_text())["figures"]}
+    return folder
+
+
+def test_the_figures_and_pictures_of_a_run(trained):
+    names = {figure["name"] for figure in json.loads((trained / "result.json").read_text())["figures"]}
     assert {"psnr", "ssim", "retrieval_27", "landmark_mm", "style_loss", "copy/psnr", "flat/psnr"} <= names
-    assert (folder / "views.png").exists()
-    assert (folder / "angles.png").exists()
+    assert (trained / "views.png").exists()
+    assert (trained / "angles.png").exists()
+
+
+def test_a_radiograph_is_turned(trained, tmp_path):
+    """A view that was not trained, a grid, a file that is not there."""
+    from PIL import Image
+
     Image.fromarray(np.tile(np.arange(60, dtype=np.uint16) * 900, (40, 1))).save(tmp_path / "xray.png")
-    common = {"image": tmp_path / "xray.png", "workdir": folder}
+    common = {"image": tmp_path / "xray.png", "workdir": trained}
     module = "experiments.radrotator.rotate"
     done = launch_module(module, **common, yaw=20, out=tmp_path / "one.png")
     assert done.returncode == 0, done.stderr
@@ -438,12 +447,16 @@ def test_from_training_to_pictures(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "grid").glob("view-*.png"))) == 27
     assert (tmp_path / "grid" / "film.gif").exists()
-    compare = "experiments.radrotator.compare"
-    done = launch_module(compare, workdir=folder, source="chest", n=2, out=tmp_path / "chest")
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "chest" / "result.json").read_text())["figures"]
-    assert {figure["split"] for figure in found} == {"of another source, chest"}
-    done = launch_module(module, image=tmp_path / "none.png", workdir=folder, out=tmp_path / "bad")
+    done = launch_module(module, image=tmp_path / "none.png", workdir=trained, out=tmp_path / "bad")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "bad").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_tried_on_another_source(trained, tmp_path):
+    compare = "experiments.radrotator.compare"
+    done = launch_module(compare, workdir=trained, source="chest", n=2, out=tmp_path / "chest")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "chest" / "result.json").read_text())["figures"]
+    assert {figure["split"] for figure in found} == {"of another source, chest"}
