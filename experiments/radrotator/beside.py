@@ -20,7 +20,7 @@ def trained_beside(
     """
     found = {}
     for name, changes in config.eval.beside.items():
-        own, folder = changed(config, name, changes, workdir), workdir / name
+        own, folder = changed(config, changes, workdir), workdir / name
         say(f"beside: {name}, in {folder}: {own.train.num_steps} steps")
         if not modes.train(own, str(folder)):
             raise ValueError(f"config.eval.beside.{name}: training was stopped; the same command goes on")
@@ -29,7 +29,7 @@ def trained_beside(
     return found
 
 
-def changed(config: ConfigDict, name: str, changes: ConfigDict, workdir: Path) -> ConfigDict:
+def changed(config: ConfigDict, changes: ConfigDict, workdir: Path) -> ConfigDict:
     """The run that stands beside: the same data and devices, nothing beside it in turn."""
     own = config.copy_and_resolve_references()
     own.eval.beside = ConfigDict()
