@@ -4,7 +4,7 @@ from pathlib import Path
 
 from diffax import checks
 from diffax.data import Volume, fit_volume, held_out_torso, read_volume
-from diffax.data.phantoms import HU_RANGE
+from diffax.data.torsos import HU_RANGE
 from diffax.io import require_square_pixels, require_straight
 
 TORSO = "torso:"

@@ -13,7 +13,6 @@ from diffax.data.digits import digits
 from diffax.data.folder import open_folder
 from diffax.data.npz import open_npz
 from diffax.data.parquet import open_parquet
-from diffax.data.phantoms import TorsoSource, held_out_torso, torso, torsos
 from diffax.data.pipeline import Pipeline, epoch, pipeline
 from diffax.data.points import (
     MIXTURES,
@@ -34,6 +33,7 @@ from diffax.data.source import ArraySource, Batch, Item, Source, SourceSpec, Sub
 from diffax.data.stacked import StackedSource
 from diffax.data.stream import MixtureStream, Stream
 from diffax.data.tfds import open_tfds
+from diffax.data.torsos import TorsoSource, held_out_torso, torso, torsos
 from diffax.data.volume import Volume, canonical, read_nifti
 
 __all__ = [

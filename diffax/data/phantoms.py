@@ -1,346 +1,240 @@
-r"""Procedural anatomy: torsos that no patient lent, each a function of its index.
+r"""Procedural heads in two modalities, where every question of imaging has a true answer.
 
-A body is a stack of soft-edged ellipsoids (fat, muscle, lungs, heart, liver, kidneys, spine, ribs, gas),
-bent by a smooth random deformation, with vessels and texture from random waves. Values are Hounsfield
-units, so what reads CT reads these.
+A head is some numbers drawn from a key: skull, grey and white matter, two ventricles, two deep nuclei, and a
+lesion or none. It is rendered on the device at any size, as a slice or as a volume, with the healthy twin
+that shares anatomy and noise, the lesion's mask, the outlines that several annotators would draw, a map of
+tissues, and the facts that a report would state. A slice shows the middle of the volume, but for the lesion, which it
+cuts in two wherever that lies. Coordinates are shares of half the field of view (:data:`FIELD_MM` wide):
+x to the right of the picture, y down, z up, each in [-1, 1].
+
+Modality A shows white matter bright and the lesion darker than it; B shows the lesion bright, between the
+brain and a skull that is brighter still, so no threshold on B finds it.
 """
 
-from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Int16
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from diffax.checks import require, require_one_of
-from diffax.data.ranges import to_unit_range
-from diffax.data.source import Item, SourceSpec
-from diffax.data.volume import Volume
+from diffax.checks import require
 
-FIELD_MM = 400.0  # the side of the cube that is shown
-HU_RANGE = (-1000.0, 1000.0)
-_AIR = -1000.0
-_TEST_INDEX = 2_000_000  # torsos from here on are the test split's; settings were chosen on 1,000,000 ff.
+FIELD_MM = 240.0  # side of the field of view
+TISSUES = ("air", "skull", "grey matter", "white matter", "fluid", "nuclei", "lesion")
+ANNOTATORS = 4
+HELD_OUT = 1_000_000  # heads with numbers from here on are for tests
+NOISE = 0.015  # standard deviation of acquisition noise, as a share of the full range of greys
+BIAS = 0.08  # of modality A's coil: intensities vary by up to this share across the field
+LARGE = 0.14  # radius from which a lesion is called large
+_EDGE = 0.6  # of a boundary's blur, in pixels over pixels of a field two wide
+GREYS = ((0.35, 0.72), (0.50, 0.52), (0.78, 0.40), (0.12, 0.10), (0.58, 0.46))  # of TISSUES[1:6] in A and B
 
-Grid = tuple[np.ndarray, np.ndarray, np.ndarray]
-Number = float | int
-Lengths = Sequence[Number] | np.ndarray
+Points = tuple[Array, Array, Array]
 
 
-def torso(index: int, size: int = 64, seed: int = 0) -> Volume:
-    """Torso number ``index``: (size, size, size) HU on a cube of 400 mm, RAS+, in about 0.35 s at size 64.
+class Head(NamedTuple):
+    """What is drawn of one head. Lengths are shares of half the field of view, angles radians."""
 
-    Equal arguments give equal voxels. Every index is another body: size and place of organs, fat, posture,
-    texture. Raises ``ValueError`` for a negative index or a size below 8.
+    axes: Float[Array, "3"]  # semi-axes of the skull's outside
+    tilt: Float[Array, ""]
+    shift: Float[Array, "2"]
+    folds: Float[Array, "3"]  # phases of the white matter's outline
+    ventricle: Float[Array, ""]  # size of the ventricles: about 1, or 1.6 where enlarged
+    enlarged: Bool[Array, ""]
+    greys: Float[Array, "5 2"]  # of each tissue in A and B, in [0, 1]
+    bias: Float[Array, "2 2"]  # at the corners of A's field
+    lesion: Bool[Array, ""]
+    place: Float[Array, "3"]  # the lesion's centre in the head's own frame; its z counts in volumes alone
+    radii: Float[Array, "3"]  # its semi-axes
+    radius: Float[Array, ""]  # the geometric mean of the first two
+    lesion_greys: Float[Array, "2"]
+    opinions: Float[Array, "k 4"]  # per annotator: factor on the radii, shift in x and y, phase
+
+
+def phantom_key(number: Int[Array, "..."] | int, seed: int = 0) -> Key[Array, "..."]:
+    """The keys of numbered heads; numbers from :data:`HELD_OUT` on are kept for tests."""
+    numbers = jnp.asarray(number, jnp.uint32)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers.ravel())
+    return keys.reshape(numbers.shape)
+
+
+def phantom2d(
+    key: Key[Array, ""], n: int, size: int = 64, lesion_prob: float = 0.5, *, noise: float = NOISE
+) -> dict[str, Array]:
+    """``n`` slices, of the keys ``fold_in(key, 0 .. n-1)``: what :func:`render` says."""
+    return render(_numbered(key, n), size, 2, lesion_prob=lesion_prob, noise=noise)
+
+
+def phantom3d(
+    key: Key[Array, ""], n: int, size: int = 32, lesion_prob: float = 0.5, *, noise: float = NOISE
+) -> dict[str, Array]:
+    """``n`` volumes, (n, z, y, x, 1), of the keys ``fold_in(key, 0 .. n-1)``: what :func:`render` says."""
+    return render(_numbered(key, n), size, 3, lesion_prob=lesion_prob, noise=noise)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def render(
+    keys: Key[Array, "b"],
+    size: int,
+    dims: int = 2,
+    *,
+    lesion_prob: float | Float[Array, ""] = 0.5,
+    noise: float | Float[Array, ""] = NOISE,
+) -> dict[str, Array]:
+    """Heads of the given keys; arrays (b, size, size, 1), or (b, size, size, size, 1) where ``dims`` is 3.
+
+    * ``A``, ``B``: the two modalities in [-1, 1]; ``A0``, ``B0``: the healthy twins, with the same noise;
+    * ``mask``: 1 inside the lesion, else 0; ``annotators``: the same by each annotator, on the last axis;
+    * ``tissue``: int32 without the last axis, an index of :data:`TISSUES`;
+    * ``label``: int32 (b,), 1 with a lesion; ``radius``: (b,) of the lesion, 0 without, as a share of half
+      the field; ``left``, ``large``, ``enlarged``: bool (b,), see :func:`facts`.
+
+    The same key gives the same head at every size. ``noise``: standard deviation of Gaussian noise, as a
+    share of the full range. Raises ``ValueError`` for a size below 8 or other dimensions.
     """
-    require(index >= 0, "index", index, "an integer >= 0")
     require(size >= 8, "size", size, "an integer >= 8")
-    rng = np.random.Generator(np.random.Philox(key=[seed, index]))
-    values = _draw(rng, _warp(rng, _grid(size)), edge=2.0 / size)
-    affine = np.diag([FIELD_MM / size] * 3 + [1.0])
-    affine[:3, 3] = -FIELD_MM / 2 * (1 - 1 / size)
-    return Volume(np.clip(values, *HU_RANGE).astype(np.float32), affine)
+    require(dims in (2, 3), "dims", dims, "2 or 3")
+    heads = jax.vmap(lambda key: draw_head(key, lesion_prob))(keys)
+    found = jax.vmap(lambda head: _paint(head, size, dims))(heads)
+    shape = (2,) + (size,) * dims + (1,)
+    grain = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), shape))(keys)
+    for index, modality in enumerate("AB"):
+        for name in (modality, modality + "0"):
+            found[name] = jnp.clip(2 * (found[name] + noise * grain[:, index]) - 1, -1, 1)
+    return found
 
 
-class TorsoSource:
-    """Axial slices of torsos, (size, size, 1) in [-1, 1] for -1000 .. 1000 HU, displayed as radiologists do.
+def facts(found: dict[str, Array]) -> Bool[Array, "b 4"]:
+    """What a report says of a rendered batch: lesion, on the left of the picture, large, ventricles enlarged.
 
-    Items: ``image``, and ``volume``, int32, the place of its torso in ``indices``. A torso is drawn when one
-    of its slices is asked for first (0.35 s at size 64), and kept as 16-bit integers.
+    Side and size are false without a lesion.
     """
-
-    def __init__(self, indices: Sequence[int], size: int = 64, seed: int = 0) -> None:
-        require(len(indices) > 0, "torsos", 0, "at least 1")
-        self._indices, self._size, self._seed = tuple(indices), size, seed
-        self._drawn: dict[int, Int16[np.ndarray, "z h w"]] = {}
-        shape, kind = {"image": (size, size, 1), "volume": ()}, np.dtype
-        self.spec = SourceSpec(shape, {"image": kind(np.float32), "volume": kind(np.int32)})
-
-    def __len__(self) -> int:
-        return len(self._indices) * self._size
-
-    def __getitem__(self, index: int) -> Item:
-        volume, place = divmod(index, self._size)
-        values = self._slices(volume)[place].astype(np.float32)[..., None]
-        return {"image": to_unit_range(values, HU_RANGE), "volume": np.asarray(volume, np.int32)}
-
-    def _slices(self, volume: int) -> Int16[np.ndarray, "z h w"]:
-        if volume not in self._drawn:  # two threads may draw one torso: it is the same
-            array = np.rint(torso(self._indices[volume], self._size, self._seed).array).astype(np.int16)
-            self._drawn[volume] = array[::-1, ::-1].transpose(2, 1, 0)
-        return self._drawn[volume]
+    has = found["label"] > 0
+    return jnp.stack([has, has & found["left"], has & found["large"], found["enlarged"]], axis=1)
 
 
-def torsos(split: str = "train", *, volumes: int = 96, size: int = 64) -> TorsoSource:
-    """Slices of so many torsos of a split; "train" and "test" share no body, and "all" is both."""
-    require_one_of("split", split, ("train", "test", "all"))
-    require(volumes >= 1, "volumes", volumes, "at least 1")
-    train, test = range(volumes), range(_TEST_INDEX, _TEST_INDEX + max(1, volumes // 8))
-    chosen = {"train": [*train], "test": [*test], "all": [*train, *test]}
-    return TorsoSource(chosen[split], size)
+def draw_head(key: Key[Array, ""], lesion_prob: float | Float[Array, ""] = 0.5) -> Head:
+    """A head's numbers; it has a lesion with the given probability, and is else the same."""
+    keys = iter(jax.random.split(jax.random.fold_in(key, 0), 20))
 
+    def between(low: float, high: float, *shape: int) -> Array:
+        return jax.random.uniform(next(keys), shape, minval=low, maxval=high)
 
-def held_out_torso(index: int, size: int = 64) -> Volume:
-    """A body of the test split, which no prior was trained on."""
-    return torso(_TEST_INDEX + index, size)
-
-
-def _grid(size: int) -> Grid:
-    axis = ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32)
-    x, y, z = np.meshgrid(axis, axis, axis, indexing="ij", sparse=True)
-    return x, y, z
-
-
-def _waves(rng: np.random.Generator, grid: Grid, low: Number, high: Number, count: int = 8) -> np.ndarray:
-    """A smooth random field of variance 1: waves of ``low`` to ``high`` periods in the field of view."""
-    total: np.ndarray = np.zeros((), np.float32)
-    for _ in range(count):
-        direction = rng.normal(size=3)
-        k = np.pi * rng.uniform(low, high) * direction / np.linalg.norm(direction)
-        x, y, z = (np.float32(c) * axis for c, axis in zip(k, grid, strict=True))
-        total = total + np.sin(x + y + z + np.float32(rng.uniform(0, 2 * np.pi)))
-    return np.asarray(total * np.float32(np.sqrt(2 / count)))
-
-
-def _warp(rng: np.random.Generator, grid: Grid) -> Grid:
-    """The grid, bent by a few percent, wider here than there, turned by a few degrees about the long axis."""
-    bend = np.float32(rng.uniform(0.015, 0.045))
-    x, y, z = (axis + bend * _waves(rng, grid, 0.4, 1.6, 5) for axis in grid)
-    x, y = (
-        axis * (1 + np.float32(0.05) * np.sin(rng.uniform(1, 4) * z + rng.uniform(0, 6))) for axis in (x, y)
+    axes = jnp.stack([between(0.68, 0.82), between(0.80, 0.93), between(0.70, 0.85)])
+    enlarged = jax.random.bernoulli(next(keys), 0.3)
+    radius, squeeze, angle = between(0.08, 0.20), between(0.85, 1.15), between(0, 2 * jnp.pi)
+    room = axes[:2] - 0.09 - 1.15 * radius  # so that all of it lies in the brain
+    place = jnp.sqrt(between(0.02, 1.0)) * room * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+    opinions = [between(0.75, 1.3, ANNOTATORS, 1), between(-0.15, 0.15, ANNOTATORS, 2)]
+    return Head(
+        axes=axes,
+        tilt=between(-0.12, 0.12),
+        shift=between(-0.04, 0.04, 2),
+        folds=between(0, 2 * jnp.pi, 3),
+        ventricle=jnp.where(enlarged, 1.6, 1.0) * between(0.92, 1.08),
+        enlarged=enlarged,
+        greys=jnp.array(GREYS) + between(-0.02, 0.02, 5, 2),
+        bias=between(-BIAS, BIAS, 2, 2),
+        lesion=jax.random.bernoulli(next(keys), lesion_prob),
+        place=jnp.append(place, between(-0.3, 0.3)),
+        radii=radius * jnp.stack([squeeze, 1 / squeeze, jnp.ones(())]),
+        radius=radius,
+        lesion_greys=jnp.stack([jnp.asarray(0.42), between(0.60, 0.75)]),
+        opinions=jnp.concatenate([*opinions, between(0, 2 * jnp.pi, ANNOTATORS, 1)], axis=1),
     )
-    angle = np.float32(rng.normal(0, 0.08))
-    return np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y, z
 
 
-class _Canvas:
-    """Voxels that soft-edged ellipsoids are painted on, the later over the earlier."""
-
-    def __init__(self, grid: Grid, edge: float) -> None:
-        self.grid, self._edge = grid, np.float32(edge)
-        self.values = np.full(np.broadcast_shapes(*(axis.shape for axis in grid)), _AIR, np.float32)
-        self.within: np.ndarray = np.ones((), np.float32)  # the share of each voxel that may be painted on
-
-    def inside(self, centre: Lengths, axes: Lengths, turn: Number = 0.0, power: Number = 2.0) -> np.ndarray:
-        """The share of each voxel that an ellipsoid covers, nearly; ``turn`` is about z, in radians.
-
-        Another ``power`` than 2 makes its axial sections squarer (above) or more pointed (below).
-        """
-        x, y, z = (axis - np.float32(c) for axis, c in zip(self.grid, centre, strict=True))
-        c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-        a, b, h = (np.float32(v) for v in axes)
-        u, v = np.abs(c * x + s * y) / a, np.abs(c * y - s * x) / b
-        section = u**2 + v**2 if power == 2 else (u**power + v**power) ** np.float32(2 / power)
-        radius = np.sqrt(section + (z / h) ** 2)
-        return np.clip((1 - radius) * min(a, b, h) / self._edge + np.float32(0.5), 0, 1)
-
-    def paint(self, share: np.ndarray, hu: np.ndarray | Number) -> None:
-        """Replace that share of every voxel."""
-        self.values += self.within * share * (np.float32(1) * hu - self.values)
+def _numbered(key: Key[Array, ""], n: int) -> Key[Array, "n"]:
+    require(n >= 1, "n", n, "an integer >= 1")
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(n))
 
 
-def _draw(rng: np.random.Generator, grid: Grid, edge: float) -> np.ndarray:
-    x, y, z = grid
-    canvas = _Canvas((x - rng.uniform(-0.06, 0.06), y - rng.uniform(-0.06, 0.1), z), edge)
-    width, depth = rng.uniform(0.72, 1.0), rng.uniform(0.5, 0.78)
-    fat = rng.uniform(0.04, 0.14)
-    middle = rng.uniform(-0.3, 1.2)  # of the diaphragm: some scans show the chest, some the pelvis
-    flat = rng.uniform(0.5, 1.0) * depth  # how far behind the middle the back lies
-    soft = _waves(rng, canvas.grid, 4, 12)
-    _couch(rng, canvas, flat)
-    _trunk(rng, canvas, (width, depth, flat), fat, soft)
-    width, depth = width - fat, depth - fat
-    _lungs(rng, canvas, width, depth, middle)
-    if rng.random() < 0.7:
-        _organs(rng, canvas, width, depth, middle, soft)
-        _bowel(rng, canvas, width, depth, middle)
-    _lumps(rng, canvas, width, depth)
-    _ribs(rng, canvas, width, depth, middle)
-    back = -max(flat - fat - rng.uniform(0.18, 0.36), 0.1)
-    _pelvis(rng, canvas, width, depth, middle, back)
-    _spine(rng, canvas, back)
-    return canvas.values
+def _paint(head: Head, size: int, dims: int) -> dict[str, Array]:
+    """All that is known of a head, without noise and in [0, 1]."""
+    points, edge = _own_frame(head, size, dims), _EDGE / size
+    centre = head.place * jnp.array([1.0, 1.0, dims - 2])
+    lesion = head.lesion * jax.nn.sigmoid(_depth(points, centre, head.radii) / edge)
+    shares = [jax.nn.sigmoid(depth / edge) for depth in _tissue_depths(head, points)]
+    found: dict[str, Array] = {}
+    for index, modality in enumerate("AB"):
+        healthy = jnp.zeros_like(lesion)
+        for share, grey in zip(shares, head.greys[:, index], strict=True):
+            healthy += share * (grey - healthy)
+        coil = _bias_field(head, size, dims) if modality == "A" else 1.0
+        ill = healthy + lesion * (head.lesion_greys[index] - healthy)
+        found |= {modality: (coil * ill)[..., None], modality + "0": (coil * healthy)[..., None]}
+    tissue = jnp.zeros(lesion.shape, jnp.int32)
+    for index, share in enumerate([*shares, lesion]):
+        tissue = jnp.where(share > 0.5, index + 1, tissue)
+    drawn = [head.lesion & (_outline(head, points, centre, opinion) > 0) for opinion in head.opinions]
+    return found | {
+        "mask": (lesion > 0.5).astype(jnp.float32)[..., None],
+        "annotators": jnp.stack(drawn, axis=-1).astype(jnp.float32),
+        "tissue": tissue,
+        "label": head.lesion.astype(jnp.int32),
+        "radius": head.lesion * head.radius,
+        "left": head.place[0] < 0,
+        "large": head.radius >= LARGE,
+        "enlarged": head.enlarged,
+    }
 
 
-def _couch(rng: np.random.Generator, canvas: _Canvas, flat: float) -> None:
-    """Two curved plates that some patients lie on."""
-    if rng.random() < 0.4:
-        return
-    x, y, _ = canvas.grid
-    bend, reach, hu = rng.uniform(0.0, 0.35), rng.uniform(0.55, 0.95), rng.uniform(-700, -100)
-    for gap in (0.02, rng.uniform(0.08, 0.16)):
-        place = np.float32(-flat - gap) + np.float32(bend) * x**2
-        plate = np.clip(1.5 - np.abs(y - place) / 0.018, 0, 1) * np.clip((reach - np.abs(x)) / 0.03, 0, 1)
-        canvas.paint(plate, hu)
-
-
-def _trunk(
-    rng: np.random.Generator,
-    canvas: _Canvas,
-    size: tuple[float, float, float],
-    fat: float,
-    soft: np.ndarray,
-) -> None:
-    """Skin, fat, a wall of muscle, and what lies between the organs, which vessels run through.
-
-    The back is more or less flat, as of somebody who lies on it.
-    """
-    (width, depth, flat), power = size, rng.uniform(1.7, 3.5)
-
-    def layer(thickness: float, height: float) -> np.ndarray:
-        share = canvas.inside((0, 0, 0), (width - thickness, depth - thickness, height), power=power)
-        return share * np.clip((canvas.grid[1] + np.float32(flat - thickness)) / 0.03 + 0.5, 0, 1)
-
-    canvas.paint(layer(0.0, 9.0), 30.0)
-    lobules = _waves(rng, canvas.grid, 6, 16)
-    canvas.paint(layer(0.012, 9.0), -100 + 12 * lobules)
-    canvas.paint(layer(fat, 9.0), 50 + 8 * soft)
-    inner = layer(fat + rng.uniform(0.03, 0.08), 9.0)
-    canvas.paint(inner, rng.uniform(-100, 50) + 10 * lobules)
-    canvas.paint(inner * _tubes(rng, canvas.grid, 2.0, 5.0, 0.22), 110.0)
-    canvas.within = layer(0.9 * fat, 9.0)  # no organ lies outside the skin
-
-
-def _lungs(rng: np.random.Generator, canvas: _Canvas, width: float, depth: float, middle: float) -> None:
-    """Two lungs above the diaphragm with their vessels, and the heart between them."""
-    vessels = _tubes(rng, canvas.grid, 2.5, 7.0, 0.28)
-    air = -830 + rng.normal(0, 30) + 25 * _waves(rng, canvas.grid, 3.0, 10.0)
-    tops = rng.uniform(0.75, 0.95, 2)
-    for side, top in zip((-1, 1), tops, strict=True):
-        centre = (side * 0.5 * width, 0.02, middle + 0.55 * top)
-        share = canvas.inside(centre, (0.40 * width, 0.74 * depth, top), -0.15 * side)
-        floor = canvas.inside((side * 0.45 * width, 0, middle - 0.55), (0.62 * width, 0.9 * depth, 0.6))
-        share = share * (1 - floor)
-        canvas.paint(share, air)
-        canvas.paint(share * vessels, 40.0)
-    heart = (rng.uniform(-0.22, -0.08), rng.uniform(0.1, 0.22) * depth, middle + rng.uniform(0.2, 0.35))
-    axes = rng.uniform(0.85, 1.15, 3) * (0.27, 0.24, 0.27)
-    share = canvas.inside(heart, axes, rng.uniform(-0.6, -0.2))
-    canvas.paint(share, 60.0)
-    for chamber in (-0.1, 0.1):
-        place = (heart[0] + chamber, heart[1] + 0.3 * chamber, heart[2] + rng.uniform(-0.05, 0.05))
-        canvas.paint(canvas.inside(place, (0.08, 0.12, 0.13), -0.4), rng.uniform(120, 260))
-
-
-def _organs(
-    rng: np.random.Generator, canvas: _Canvas, width: float, depth: float, middle: float, soft: np.ndarray
-) -> None:
-    """Liver, stomach, spleen, kidneys and the great vessel, below the diaphragm."""
-    hepatic = _tubes(rng, canvas.grid, 3.0, 6.0, 0.25)
-    liver = canvas.inside(
-        (0.42 * width, 0.1 * depth, middle - rng.uniform(0.3, 0.4)),
-        rng.uniform(0.9, 1.1, 3) * (0.5 * width, 0.68 * depth, 0.42),
-        0.25,
+def _tissue_depths(head: Head, points: Points) -> list[Array]:
+    """How deep each pixel lies in each of the five tissues, the later painted over the earlier."""
+    x, y, _ = points
+    turn = jnp.arctan2(y, x)
+    wobble = sum(
+        size * jnp.cos(n * turn + phase)
+        for size, n, phase in zip((0.06, 0.05, 0.04), (3, 5, 8), head.folds, strict=True)
     )
-    canvas.paint(liver, rng.uniform(60, 120) + 10 * soft)
-    canvas.paint(liver * hepatic, 170.0)
-    for _ in range(rng.integers(0, 4)):
-        place = (
-            rng.uniform(0.2, 0.6) * width,
-            rng.uniform(-0.2, 0.4) * depth,
-            middle - rng.uniform(0.2, 0.5),
-        )
-        canvas.paint(liver * canvas.inside(place, rng.uniform(0.03, 0.09, 3)), rng.uniform(0, 40))
-    stomach = (-0.4 * width, 0.3 * depth, middle - rng.uniform(0.2, 0.35))
-    axes = rng.uniform(0.85, 1.2, 3) * (0.26, 0.2, 0.24)
-    canvas.paint(canvas.inside(stomach, axes, -0.4), 50.0)
-    lumen = np.where(canvas.grid[1] > stomach[1] + rng.uniform(-0.05, 0.1), -950, rng.uniform(10, 150))
-    canvas.paint(canvas.inside(stomach, axes - 0.035, -0.4), lumen)
-    spleen = (-0.68 * width, -0.3 * depth, middle - rng.uniform(0.2, 0.35))
-    canvas.paint(canvas.inside(spleen, (0.12, 0.2, 0.22), 0.5), rng.uniform(80, 140) + 8 * soft)
-    for side in (-1, 1):
-        kidney = (side * rng.uniform(0.34, 0.42), -0.42 * depth, middle - rng.uniform(0.5, 0.7))
-        canvas.paint(canvas.inside(kidney, (0.12, 0.1, 0.21), 0.4 * side), rng.uniform(120, 220) + 10 * soft)
-        pelvis = (kidney[0] - 0.04 * side, kidney[1] + 0.02, kidney[2])
-        canvas.paint(canvas.inside(pelvis, (0.05, 0.035, 0.09), 0.4 * side), rng.uniform(-40, 60))
-    vessel = rng.uniform(100, 320)
-    canvas.paint(
-        canvas.inside((-0.07, -0.38 * depth, 0), rng.uniform(0.9, 1.2) * np.array([0.06, 0.06, 9])), vessel
-    )
-    canvas.paint(canvas.inside((0.09, -0.33 * depth, 0), (0.065, 0.05, 9)), 0.6 * vessel)
+    middle = jnp.zeros(3)
+    white = head.axes - 0.24
+    pairs = []
+    for half, centre, axes in (
+        (head.ventricle, (0.12, -0.04, 0.0), (0.065, 0.20, 0.16)),
+        (1.0, (0.27, 0.08, 0.0), (0.085, 0.11, 0.10)),
+    ):
+        sides = [
+            _depth(points, jnp.array([side * centre[0], *centre[1:]]), half * jnp.array(axes))
+            for side in (-1.0, 1.0)
+        ]
+        pairs.append(jnp.maximum(*sides))
+    return [
+        _depth(points, middle, head.axes),
+        _depth(points, middle, head.axes - 0.09),
+        _depth(points, middle, white, 1 + wobble),
+        *pairs,
+    ]
 
 
-def _bowel(rng: np.random.Generator, canvas: _Canvas, width: float, depth: float, middle: float) -> None:
-    """Loops with content and gas."""
-    for _ in range(rng.integers(8, 16)):
-        reach = rng.uniform(0.0, 0.62)
-        angle = rng.uniform(-0.1, np.pi + 0.1)
-        centre = (
-            reach * np.cos(angle) * width,
-            reach * np.sin(angle) * depth + 0.05,
-            middle - rng.uniform(0.55, 1.8),
-        )
-        axes = rng.uniform(0.07, 0.15, 3) * (1, 1, 1.6)
-        turn = rng.uniform(0, np.pi)
-        canvas.paint(canvas.inside(centre, axes, turn), 45.0)
-        content = -900 if rng.random() < 0.45 else rng.uniform(0, 120)
-        canvas.paint(canvas.inside(centre, axes - 0.025, turn), content)
+def _outline(head: Head, points: Points, centre: Array, opinion: Float[Array, "4"]) -> Array:
+    """How deep each pixel lies in the lesion as an annotator sees it: larger or smaller, shifted, uneven."""
+    factor, right, down, phase = opinion
+    moved = centre.at[:2].add(head.radius * jnp.stack([right, down]))
+    turn = jnp.arctan2(points[1] - moved[1], points[0] - moved[0])
+    return _depth(points, moved, factor * head.radii, 1 + 0.12 * jnp.cos(3 * turn + phase))
 
 
-def _lumps(rng: np.random.Generator, canvas: _Canvas, width: float, depth: float) -> None:
-    """What no atlas names: up to forty pieces of any tissue anywhere, so that a prior expects little."""
-    for _ in range(rng.integers(0, 40)):
-        reach, angle = 0.9 * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
-        centre = (reach * np.cos(angle) * width, reach * np.sin(angle) * depth, rng.uniform(-1, 1))
-        axes = rng.uniform(0.04, 0.22) * rng.uniform(0.5, 1.5, 3)
-        tissue = rng.choice([-900.0, -100.0, 20.0, 60.0, 120.0, 400.0], p=(0.1, 0.2, 0.2, 0.25, 0.15, 0.1))
-        canvas.paint(
-            canvas.inside(centre, axes, rng.uniform(0, np.pi), rng.uniform(1.5, 3)),
-            tissue + rng.normal(0, 25),
-        )
+def _depth(
+    points: Points, centre: Float[Array, "3"], axes: Float[Array, "3"], swell: Array | float = 1.0
+) -> Array:
+    """Nearly the distance to an ellipsoid's surface, positive inside; ``swell``: factor on its radius."""
+    squares = [((p - c) / a) ** 2 for p, c, a in zip(points, centre, axes, strict=True)]
+    return (swell - jnp.sqrt(sum(squares) + 1e-12)) * jnp.minimum(axes[0], axes[1])
 
 
-def _ribs(rng: np.random.Generator, canvas: _Canvas, width: float, depth: float, middle: float) -> None:
-    """Slanting hoops in the wall of the chest, a breastbone in front."""
-    x, y, z = canvas.grid
-    pitch, phase = rng.uniform(0.17, 0.22), rng.uniform(0, 1)
-    radius = np.sqrt((x / (width - 0.045)) ** 2 + (y / (depth - 0.045)) ** 2)
-    wall = np.clip(1.5 - np.abs(radius - 1) * min(width, depth) / 0.022, 0, 1)
-    slant = np.float32(rng.uniform(0.25, 0.45))
-    hoop = np.clip(6.0 * (np.cos(2 * np.pi * ((z + slant * y) / pitch + phase)) - 0.35), 0, 1)
-    height = np.clip((z - np.float32(middle - 0.25)) / 0.05, 0, 1)
-    canvas.paint(wall * hoop * height, rng.uniform(350, 650))
-    canvas.paint(canvas.inside((0, depth - 0.05, middle + 0.75), (0.09, 0.035, 0.6)), rng.uniform(200, 400))
+def _own_frame(head: Head, size: int, dims: int) -> Points:
+    """x, y, z of the pixels' centres about the head's middle, turned with it; a slice lies at z = 0."""
+    axis = (jnp.arange(size) + 0.5) / size * 2 - 1
+    grids = jnp.meshgrid(*[axis] * dims, indexing="ij")  # (z,) y, x
+    x, y = grids[-1] - head.shift[0], grids[-2] - head.shift[1]
+    c, s = jnp.cos(head.tilt), jnp.sin(head.tilt)
+    return c * x + s * y, c * y - s * x, grids[0] if dims == 3 else jnp.zeros_like(x)
 
 
-def _pelvis(
-    rng: np.random.Generator, canvas: _Canvas, width: float, depth: float, middle: float, back: float
-) -> None:
-    """Two iliac wings, each the rind of an ellipsoid, and the heads of the thighs below them."""
-    top = middle - rng.uniform(1.0, 1.25)
-    hu, lean = rng.uniform(300, 600), rng.uniform(0.5, 0.9)
-    for side in (-1, 1):
-        centre, axes = (
-            (side * 0.5 * width, 0.1 * depth, top - 0.35),
-            np.array([0.3 * width, 0.7 * depth, 0.4]),
-        )
-        rind = canvas.inside(centre, axes, -lean * side) * (
-            1 - canvas.inside(centre, axes - 0.05, -lean * side)
-        )
-        outside = np.clip(side * canvas.grid[0] / (0.25 * width) - 0.6, 0, 1)
-        canvas.paint(rind * outside * np.clip((0.5 * depth - canvas.grid[1]) / 0.1, 0, 1), hu)
-        canvas.paint(canvas.inside((side * 0.5 * width, 0, top - 0.75), (0.13, 0.13, 0.13)), 400.0)
-    canvas.paint(canvas.inside((0, back - 0.05, top - 0.45), (0.22, 0.1, 0.3)), 250.0)
-
-
-def _spine(rng: np.random.Generator, canvas: _Canvas, back: float) -> None:
-    """Vertebral bodies with discs between them, a canal behind, arches and processes."""
-    x, y, z = canvas.grid
-    pitch, phase = rng.uniform(0.2, 0.26), rng.uniform(0, 1)
-    disc = np.clip(4.0 * (np.cos(2 * np.pi * (z / pitch + phase)) - 0.72), 0, 1)
-    bone = rng.uniform(180, 320) + 50 * _waves(rng, canvas.grid, 10.0, 22.0)
-    for side in (-1, 1):
-        muscle = canvas.inside((side * 0.17, back - 0.08, 0), (0.15, 0.13, 9), 0.2 * side)
-        canvas.paint(muscle, 55.0)
-    canvas.paint(canvas.inside((0, back - 0.13, 0), (0.13, 0.1, 9)) * (1 - 0.7 * disc), 480.0)
-    process = np.clip(1.5 - np.abs(y - np.float32(back - 0.12)) / 0.035, 0, 1)
-    reach = np.clip((0.27 - np.abs(x)) / 0.03, 0, 1)
-    canvas.paint(process * reach * np.clip(1 - 2.5 * disc - 0.25, 0, 1), 420.0)
-    canvas.paint(canvas.inside((0, back - 0.12, 0), (0.065, 0.055, 9)), 20.0)
-    canvas.paint(canvas.inside((0, back, 0), (0.155, 0.12, 9)), 600.0)
-    canvas.paint(canvas.inside((0, back, 0), (0.13, 0.095, 9)), bone)
-    canvas.paint(canvas.inside((0, back, 0), (0.15, 0.115, 9)) * disc, 90.0)
-
-
-def _tubes(rng: np.random.Generator, grid: Grid, low: float, high: float, width: float) -> np.ndarray:
-    """Branching curves, in [0, 1]: where two random fields are both near zero."""
-    first, second = (_waves(rng, grid, low, high, 6) for _ in range(2))
-    return np.exp(-(first**2 + second**2) / np.float32(width) ** 2)
+def _bias_field(head: Head, size: int, dims: int) -> Array:
+    """What A's coil multiplies a slice with, the same at all heights: bilinear between the corners."""
+    place = (jnp.arange(size) + 0.5) / size
+    ends = jnp.stack([1 - place, place])
+    return jnp.broadcast_to(1 + ends.T @ head.bias @ ends, (size,) * dims)

@@ -11,11 +11,11 @@ from diffax.data.digits import digits
 from diffax.data.folder import open_folder
 from diffax.data.npz import open_npz
 from diffax.data.parquet import open_parquet, read_parquet
-from diffax.data.phantoms import torsos
 from diffax.data.slices import is_volume, open_volumes
 from diffax.data.source import Source
 from diffax.data.stacked import StackedSource
 from diffax.data.tfds import open_tfds
+from diffax.data.torsos import torsos
 
 
 def mnist(split: str = "train", *, data_dir: str | Path | None = None) -> Source:

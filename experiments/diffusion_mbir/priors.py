@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffax import checks
-from diffax.data.phantoms import HU_RANGE
+from diffax.data.torsos import HU_RANGE
 from diffax.models import TENSOR_RULES
 from diffax.processes import GaussianProcess
 from diffax.training import distributed

@@ -11,7 +11,7 @@ from launching import launch, launch_module
 from configs.diffusion_mbir.anatomy import get_config
 from diffax import gaussian_denoiser, inverse
 from diffax.data import Volume, fit_volume, read_volume, torso
-from diffax.data.phantoms import HU_RANGE
+from diffax.data.torsos import HU_RANGE
 from diffax.io import write_dicom, write_nifti
 from experiments import sources
 from experiments.diffusion_mbir import drive, measures, method, priors, reconstruct, scan

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffax.data import display_slice
-from diffax.data.phantoms import FIELD_MM, HU_RANGE, TorsoSource, held_out_torso, torso, torsos
+from diffax.data.torsos import FIELD_MM, HU_RANGE, TorsoSource, held_out_torso, torso, torsos
 
 SIZE = 32
 
