@@ -3,9 +3,9 @@ r"""Procedural heads in two modalities, where every question of imaging has a tr
 A head is some numbers drawn from a key: skull, grey and white matter, two ventricles, two deep nuclei, and a
 lesion or none. It is rendered on the device at any size, as a slice or as a volume, with the healthy twin
 that shares anatomy and noise, the lesion's mask, the outlines that several annotators would draw, a map of
-tissues, and the facts that a report would state. A slice shows the middle of the volume, but for the lesion, which it
-cuts in two wherever that lies. Coordinates are shares of half the field of view (:data:`FIELD_MM` wide):
-x to the right of the picture, y down, z up, each in [-1, 1].
+tissues, and the facts that a report would state. A slice shows the middle of the volume, but for the lesion,
+which it cuts in two wherever that lies. Coordinates are shares of half the field of view (:data:`FIELD_MM`
+wide): x to the right of the picture, y down, z up, each in [-1, 1].
 
 Modality A shows white matter bright and the lesion darker than it; B shows the lesion bright, between the
 brain and a skull that is brighter still, so no threshold on B finds it.

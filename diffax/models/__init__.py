@@ -2,6 +2,7 @@
 
 from diffax.models.discriminators import FeatureHeads, PairDiscriminator
 from diffax.models.dit import DiT
+from diffax.models.encoders import NoisyClassifier
 from diffax.models.features import apply_keeping
 from diffax.models.mlp import MLP, Perceptron
 from diffax.models.ncsnpp import NCSNpp, StyledNCSNpp
@@ -14,6 +15,7 @@ __all__ = [
     "DiT",
     "FeatureHeads",
     "NCSNpp",
+    "NoisyClassifier",
     "PairDiscriminator",
     "Perceptron",
     "StyledNCSNpp",

@@ -6,6 +6,7 @@ from diffax.samplers.compilation import compile
 from diffax.samplers.ddim import ddim
 from diffax.samplers.heun import heun
 from diffax.samplers.inpainting import inpaint
+from diffax.samplers.inversion import ddim_inversion
 from diffax.samplers.langevin import annealed_langevin, annealed_step_size, langevin
 from diffax.samplers.likelihood import bits_per_dim, log_likelihood
 from diffax.samplers.loop import SampleOutput, SamplerState, advance, begin, sample
@@ -26,6 +27,7 @@ __all__ = [
     "chain",
     "compile",
     "ddim",
+    "ddim_inversion",
     "ddpm",
     "direct",
     "dpmpp_2m",
