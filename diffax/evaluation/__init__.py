@@ -22,8 +22,22 @@ from diffax.evaluation.modes import ModeCoverage, classifier_modes, mixture_mode
 from diffax.evaluation.nearest import CopyCheck, copy_check
 from diffax.evaluation.prdc import Prdc, prdc
 from diffax.evaluation.result import Figure, Result, merge, read_result, write_result
+from diffax.evaluation.segmentation import (
+    BestDice,
+    Calibration,
+    auroc,
+    average_precision,
+    best_dice,
+    calibration_curve,
+    calibration_error,
+    dice,
+    generalized_energy_distance,
+    iou,
+)
 
 __all__ = [
+    "BestDice",
+    "Calibration",
     "Classifier",
     "CopyCheck",
     "FeatureExtractor",
@@ -33,14 +47,22 @@ __all__ = [
     "ModeCoverage",
     "Prdc",
     "Result",
+    "auroc",
+    "average_precision",
+    "best_dice",
+    "calibration_curve",
+    "calibration_error",
     "classifier_modes",
     "copy_check",
+    "dice",
     "extract",
     "frechet_between",
     "frechet_distance",
     "frechet_floor",
     "gaussian_stats",
+    "generalized_energy_distance",
     "inception_features",
+    "iou",
     "kernel_distance",
     "load_classifier",
     "map_batches",
