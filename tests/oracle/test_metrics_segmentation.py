@@ -164,7 +164,8 @@ def test_calibration_error_of_planted_probabilities():
     # wrong by 0.05 on a quarter and by 0.15 on the rest
     wrong = np.repeat([0.25, 0.75], [100, 300])
     assert calibration_error(calibration_curve(wrong, truth)) == pytest.approx(0.25 * 0.05 + 0.75 * 0.15)
-    # sure and right, sure and wrong
+    # sure and right, sure and wrong; 1 falls in the last bin
+    np.testing.assert_array_equal(calibration_curve(truth * 1.0, truth, bins=4).count, [200, 0, 0, 200])
     assert calibration_error(calibration_curve(truth * 1.0, truth)) == 0
     assert calibration_error(calibration_curve(1.0 - truth, truth)) == 1
     # one bin: only the means are compared, 0.5 with 0.5
