@@ -17,30 +17,55 @@ from diffax.evaluation.frechet import (
 )
 from diffax.evaluation.image import nmse, psnr, ssim
 from diffax.evaluation.inception import inception_features
+from diffax.evaluation.intervals import Interval, bootstrap_interval
 from diffax.evaluation.kid import KernelDistance, kernel_distance
 from diffax.evaluation.modes import ModeCoverage, classifier_modes, mixture_modes, stacked_modes
 from diffax.evaluation.nearest import CopyCheck, copy_check
 from diffax.evaluation.prdc import Prdc, prdc
 from diffax.evaluation.result import Figure, Result, merge, read_result, write_result
+from diffax.evaluation.segmentation import (
+    BestDice,
+    Calibration,
+    auroc,
+    average_precision,
+    best_dice,
+    calibration_curve,
+    calibration_error,
+    dice,
+    generalized_energy_distance,
+    iou,
+)
 
 __all__ = [
+    "BestDice",
+    "Calibration",
     "Classifier",
     "CopyCheck",
     "FeatureExtractor",
     "Figure",
     "GaussianStats",
+    "Interval",
     "KernelDistance",
     "ModeCoverage",
     "Prdc",
     "Result",
+    "auroc",
+    "average_precision",
+    "best_dice",
+    "bootstrap_interval",
+    "calibration_curve",
+    "calibration_error",
     "classifier_modes",
     "copy_check",
+    "dice",
     "extract",
     "frechet_between",
     "frechet_distance",
     "frechet_floor",
     "gaussian_stats",
+    "generalized_energy_distance",
     "inception_features",
+    "iou",
     "kernel_distance",
     "load_classifier",
     "map_batches",

@@ -7,7 +7,7 @@ reader never sees half of one.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,7 +19,8 @@ from diffax.io.files import write_text
 class Figure(NamedTuple):
     """One measured figure; None where a field does not apply.
 
-    ``extractor`` is ``{"name": ..., "digest": ...}``, see ``FeatureExtractor``.
+    ``extractor`` is ``{"name": ..., "digest": ...}``, see ``FeatureExtractor``. ``low`` and ``high`` bound
+    the 95 % interval of the value.
     """
 
     name: str
@@ -29,10 +30,12 @@ class Figure(NamedTuple):
     split: str | None = None
     extractor: Mapping[str, str] | None = None
     seed: int | None = None
+    low: float | None = None
+    high: float | None = None
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Everything but the value: two figures with one identity measure the same thing."""
+        """Everything but the value and its interval: two figures with one identity measure the same thing."""
         extractor = tuple(sorted((self.extractor or {}).items()))
         return (self.name, self.n_real, self.n_fake, self.split, extractor, self.seed)
 
@@ -59,7 +62,7 @@ def write_result(
     Values that are not finite are written as "inf", "-inf" or "nan", which JSON has no numbers for.
     """
     result = Result(tuple(figures), dict(notes or {}))
-    rows = [figure._asdict() | {"value": _to_json(figure.value)} for figure in result.figures]
+    rows = [figure._asdict() | _numbers(figure._asdict(), _to_json) for figure in result.figures]
     text = json.dumps({"figures": rows, "notes": result.notes}, indent=1, allow_nan=False)
     write_text(path, text + "\n")
     return result
@@ -70,7 +73,7 @@ def read_result(path: str | Path) -> Result:
     require(Path(path).is_file(), "path", str(path), "an existing result file")
     try:
         content = json.loads(Path(path).read_text())
-        figures = [Figure(**(row | {"value": float(row["value"])})) for row in content["figures"]]
+        figures = [Figure(**(row | _numbers(row, float))) for row in content["figures"]]
         return Result(tuple(figures), content["notes"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: got {error!r}, allowed: a file that write_result wrote") from error
@@ -81,6 +84,12 @@ def merge(*results: Result) -> Result:
     figures = {figure.identity: figure for result in results for figure in result.figures}
     notes = {key: value for result in results for key, value in result.notes.items()}
     return Result(tuple(figures.values()), notes)
+
+
+def _numbers(row: Mapping[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
+    """The value, which must be there, and what bounds it, which older files lack, each converted."""
+    bounds = {name: row[name] for name in ("low", "high") if row.get(name) is not None}
+    return {name: convert(number) for name, number in {"value": row["value"], **bounds}.items()}
 
 
 def _to_json(value: float) -> float | str:

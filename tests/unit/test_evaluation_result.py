@@ -27,6 +27,21 @@ def test_figures_come_back_as_they_were(tmp_path):
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
 
 
+def test_intervals_come_back_and_older_files_lack_them(tmp_path):
+    path = tmp_path / "result.json"
+    figures = (Figure("a", 1.0, low=0.5, high=float("inf")), Figure("b", 1.0, low=float("nan"), high=2.0))
+    write_result(path, figures)
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    first, second = read_result(path).figures
+    assert first == figures[0]
+    assert math.isnan(second.low)
+    assert second.high == 2.0
+    assert first.identity == Figure("a", 7.0).identity
+    older = {"name": "a", "value": "inf", "n_real": None, "n_fake": 3, "split": None, "extractor": None}
+    path.write_text(json.dumps({"figures": [older | {"seed": 0}], "notes": {}}))
+    assert read_result(path).figures == (Figure("a", float("inf"), n_fake=3, seed=0),)
+
+
 def test_a_name_must_be_unique_to_be_asked_for():
     result = Result((Figure("a", 1.0, seed=0), Figure("a", 2.0, seed=1)))
     with pytest.raises(ValueError, match=r"name: got 'a', allowed: a name that one figure has, of \['a'\]"):
