@@ -36,6 +36,7 @@ _MAY_CHANGE = (
     "scans",
     "methods",
     "reconstruct",
+    "task",
 )
 
 

@@ -17,7 +17,7 @@ from diffax.evaluation.frechet import (
 )
 from diffax.evaluation.image import nmse, psnr, ssim
 from diffax.evaluation.inception import inception_features
-from diffax.evaluation.intervals import Interval, bootstrap_interval
+from diffax.evaluation.intervals import Interval, bootstrap_interval, bootstrap_statistic
 from diffax.evaluation.kid import KernelDistance, kernel_distance
 from diffax.evaluation.modes import ModeCoverage, classifier_modes, mixture_modes, stacked_modes
 from diffax.evaluation.nearest import CopyCheck, copy_check
@@ -53,6 +53,7 @@ __all__ = [
     "average_precision",
     "best_dice",
     "bootstrap_interval",
+    "bootstrap_statistic",
     "calibration_curve",
     "calibration_error",
     "classifier_modes",

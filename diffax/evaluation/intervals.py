@@ -1,9 +1,10 @@
 """How far a mean over cases could be off: intervals by resampling the cases."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Int, Shaped
 
 from diffax.checks import require
 
@@ -42,3 +43,30 @@ def bootstrap_interval(
     )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(cases.mean()), float(low), float(high))
+
+
+def bootstrap_statistic(
+    statistic: Callable[[Int[np.ndarray, "n"]], float],
+    n: int,
+    *,
+    level: float = 0.95,
+    resamples: int = 200,
+    seed: int = 0,
+) -> Interval:
+    """The same for a figure of all cases together, such as an area under a curve of their pooled pixels.
+
+    ``statistic(indices)`` measures the cases with the given indices, some of them several times; resamples
+    for which it is not finite, or raises ``ValueError`` (cases of one class), are left out. ``mean`` is the
+    figure of all cases, once each. Raises ``ValueError`` as :func:`bootstrap_interval`.
+    """
+    require(n >= 1, "n", n, "an integer >= 1")
+    require(0 < level < 1, "level", level, "(0, 1)")
+    draw, found = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        try:
+            found.append(float(statistic(draw.integers(n, size=n))))
+        except ValueError:
+            continue
+    finite = np.asarray([value for value in found if np.isfinite(value)] or [np.nan])
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(statistic(np.arange(n))), float(low), float(high))

@@ -17,7 +17,8 @@ from diffax.models.layers.resample import space_to_depth
 class NoisyClassifier(nn.Module):
     """``model.apply({"params": p}, x, time)``: logits Float["b classes"] of images at any noise, 0 at first.
 
-    ``time`` is Float["b"] in [0, 1]. Blocks of :class:`DownBlock`, a norm after each, then the mean over pixels.
+    ``time`` is Float["b"] in [0, 1]. Blocks of :class:`DownBlock`, a norm after each, then the mean over
+    pixels.
 
     * ``block_channels``: one block each, at half the resolution of the one before.
     * ``patch_size``: squares of pixels stacked on the channels first; ``dtype``: of the computation.

@@ -31,11 +31,14 @@ from diffax.types import Params
 from experiments import build
 from experiments.base import Experiment, Init
 from experiments.medical_survey import evaluation, method
+from experiments.medical_survey.tasks import composition
 from experiments.progress import Counted
 
 
 def make_experiment(config: ConfigDict) -> Experiment:
     """Check the configuration by building everything it names, then hand out the parts."""
+    if config.get("task"):
+        return composition.make_experiment(config)
     source = build.open_source(config.data, "train")
     shape = tuple(source.spec.shapes["image"])
     model = build.make_model(config.model, config.data.classes)

@@ -1,1 +1,1 @@
-"""The survey's applications, a module each: what a network learns, what it is used for, how that is measured."""
+"""The survey's applications, a module each: what is learnt, what for, and how that is measured."""

@@ -89,18 +89,20 @@ def make_loss(config: ConfigDict, model: Model) -> LossFn:
 
 
 def make_sample(
-    config: ConfigDict, model: Model, transform: DenoiseTransform | None = None
+    config: ConfigDict, model: Model, transform: DenoiseTransform, steps: int = 0
 ) -> Callable[[Params, Keys, Cond], Array]:
-    """A jitted ``(params, keys, cond) -> images`` by ``config.sample``'s sampler, one key an image."""
+    """A jitted ``(params, keys, cond) -> images`` by ``config.sample``'s sampler, one key an image.
+
+    ``steps``: instead of those of ``config.sample``.
+    """
     asked, process = config.sample, model.process
-    sampler = build.make_sampler(asked.sampler, process, asked.steps)
-    grid = build.make_grid(asked.grid, process, asked.steps)
-    guide = build.make_guidance(1.0, "static")
+    count = steps or asked.steps
+    sampler = build.make_sampler(asked.sampler, process, count)
+    grid = build.make_grid(asked.grid, process, count)
 
     @jax.jit
     def generate(params: Params, keys: Keys, cond: Cond) -> Array:
-        denoise = denoiser(config, model, params)
-        denoise = guide(transform(denoise) if transform else denoise)
+        denoise = transform(denoiser(config, model, params))
         return sample(keys, denoise, process, sampler, grid, shape=model.shape, cond=cond).x
 
     return generate

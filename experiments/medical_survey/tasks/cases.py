@@ -1,8 +1,8 @@
 """Cases: the embedded phantoms, or a folder of images that belong together by their file names.
 
 A batch of cases is a mapping of fields: images in [-1, 1] under the name of their modality ("A", "B", or a
-folder's), ``mask`` and ``annotators`` of 0 and 1, ``label``. Phantoms are numbers until a step renders them on
-the device; folders are read into memory.
+folder's), ``mask`` and ``annotators`` of 0 and 1, ``label``. Phantoms are numbers until a step renders them
+on the device; folders are read into memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,14 +24,18 @@ PHANTOMS = "phantoms"
 
 
 class Cases(NamedTuple):
-    """``data``: this process's rows of each training batch; ``prepare``: what a step makes of them;
-    ``held_out(n, share)``: cases that no training saw, by phantoms a given share of them with a lesion.
+    """Where cases come from.
+
+    ``data``: this process's rows of each training batch; ``prepare``: what a step makes of them;
+    ``held_out(n, label)``: cases that no training saw, of one label if that is given; ``training(n, label)``:
+    some that it did. ``split``: what the held-out ones are called in results.
     """
 
     data: Callable[[int, int], DataIterator]
     prepare: Callable[[Batch], Batch]
     held_out: Callable[..., Batch]
-    split: str  # what the held-out cases are called in results
+    training: Callable[..., Batch]
+    split: str
 
 
 def open_cases(config: ConfigDict, needs: Sequence[str]) -> Cases:
@@ -60,14 +64,17 @@ def _phantoms(config: ConfigDict) -> Cases:
     heads = config.data.heads
     checks.require(1 <= heads <= phantoms.HELD_OUT, "config.data.heads", heads, f"1 .. {phantoms.HELD_OUT}")
 
-    def held_out(n: int, share: float | None = None) -> Batch:
-        numbers = phantoms.HELD_OUT + jnp.arange(n)
+    def some(first: int, n: int, label: int | None) -> Batch:
+        # with a lesion or without one: other heads, not the same ones healed
+        numbers = first + jnp.arange(n) + (0 if label != 0 else n)
+        share = None if label is None else float(label)
         return {k: np.asarray(v) for k, v in _render(config, numbers, share).items()}
 
     return Cases(
         data=_stream(config, heads, lambda rows: {"number": rows.astype(np.uint32)}),
         prepare=lambda batch: _render(config, batch["number"], None),
-        held_out=held_out,
+        held_out=lambda n, label=None: some(phantoms.HELD_OUT, n, label),
+        training=lambda n, label=None: some(0, n, label),
         split="heads that are not trained on",
     )
 
@@ -95,5 +102,12 @@ def _stream(
     return data
 
 
-def _first(cases: Batch, n: int) -> Batch:
+def _first(cases: Batch, n: int, label: int | None) -> Batch:
+    """The first n cases, of one label if that is given."""
+    if label is not None:
+        chosen = np.flatnonzero(cases["label"] == label)
+        checks.require(
+            len(chosen) > 0, "config.data.source: cases of label", label, "at least one of each label"
+        )
+        cases = {k: v[chosen] for k, v in cases.items()}
     return {k: v[:n] for k, v in cases.items()}

@@ -2,10 +2,10 @@
 
     FOLDER/A/case1.nii.gz   FOLDER/B/case1.nii.gz   FOLDER/mask/case1.nii.gz   FOLDER/labels.csv
 
-Files are NIfTI volumes (each of their axial slices is a case), folders of DICOM slices, or pictures (PNG, JPEG,
-TIFF). ``mask`` is 0 where there is nothing and anything else where there is something; further annotators are
-``mask2``, ``mask3``, ... ``labels.csv`` holds lines ``name,label`` with labels 0, 1, ...; without it a case is
-labelled by whether its mask is empty. Patients (files), not slices, are held out.
+Files are NIfTI volumes (each of their axial slices is a case), folders of DICOM slices, or pictures (PNG,
+JPEG, TIFF). ``mask`` is 0 where there is nothing and anything else where there is something; further
+annotators are ``mask2``, ``mask3``, ... ``labels.csv`` holds lines ``name,label`` with labels 0, 1, ...;
+without it a case is labelled by whether its mask is empty. Patients (files), not slices, are held out.
 """
 
 import csv

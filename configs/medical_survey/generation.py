@@ -1,0 +1,24 @@
+"""Images of a class: heads with and without a lesion.
+
+    python -m experiments.medical_survey.demo --config=configs/medical_survey/generation.py:demo \
+        --workdir=runs/generation
+
+Variants: ``demo`` (minutes on 2 cores), ``smoke`` (seconds), ``full`` (256 x 256, an accelerator). Measured
+figures: experiments/medical_survey/README.md.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.medical_survey import task_settings
+
+EVALUATION = {
+    "guidance": (1.0, 0.0, 2.0, 4.0),  # the first is what distances to real images are reported of
+    "reader_steps": 400,  # of the classifier that tells what a sample shows
+}
+
+
+def get_config(variant: str = "demo") -> ConfigDict:
+    """The configuration of a variant."""
+    demo = {"eval.n": 256}
+    smoke = {"eval.guidance": (1.0,), "eval.reader_steps": 5, "eval.n": 100}
+    return task_settings.variant_of(variant, "generation", EVALUATION, demo=demo, smoke=smoke)
