@@ -45,6 +45,7 @@ def base() -> ConfigDict:
             "classifier": True,  # learn a classifier of noisy images beside the network of images
             "pairs": "paired",  # of translation: or "unpaired"
             "supervision": "clean",  # of denoising: "clean" images, or pairs of noisy ones ("noisy")
+            "drop_facts": 0.2,  # share of a report's facts that training leaves out
             "data": {
                 "source": "phantoms",  # or a folder with a sub-folder for each field (tasks/folders.py)
                 "image": "B",  # the field that tasks of one image use
@@ -85,7 +86,14 @@ def base() -> ConfigDict:
                     "beta2": 0.98,
                 },
             },
-            "sample": {"ema": "warmup:0.995", "sampler": "ddim", "grid": "uniform", "steps": 20, "n": 16},
+            "sample": {
+                "ema": "warmup:0.995",
+                "sampler": "ddim",
+                "grid": "uniform",
+                "steps": 20,
+                "n": 16,
+                "prompts": (),
+            },
             "eval": {"n": 64},
         }
     )
