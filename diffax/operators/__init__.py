@@ -1,6 +1,6 @@
 """Linear operators of measurements, each with its adjoint."""
 
-from diffax.operators import attenuation, c_arm
+from diffax.operators import attenuation, c_arm, warping
 from diffax.operators.base import (
     LinearOperator,
     compose,
@@ -28,6 +28,15 @@ from diffax.operators.images import (
 from diffax.operators.mri import birdcage_maps, cartesian_mask, cartesian_mri, true_acceleration
 from diffax.operators.ray_casting import cone_beam, render
 from diffax.operators.tomography import ParallelBeam, parallel_beam
+from diffax.operators.warping import (
+    folding_share,
+    inverse_consistency,
+    jacobian_determinant,
+    local_ncc,
+    random_flow,
+    smoothness,
+    warp,
+)
 
 __all__ = [
     "CArm",
@@ -48,19 +57,27 @@ __all__ = [
     "dot_test",
     "downsample",
     "fan_beam",
+    "folding_share",
     "gaussian_kernel",
     "gradient",
     "gradient_norm",
     "identity",
     "inner",
+    "inverse_consistency",
+    "jacobian_determinant",
+    "local_ncc",
     "masked",
     "norm",
     "operator_norm",
     "parallel_beam",
+    "random_flow",
     "random_like",
     "real_images",
     "render",
     "render_ellipsoids",
     "scale",
+    "smoothness",
     "true_acceleration",
+    "warp",
+    "warping",
 ]
