@@ -1,4 +1,4 @@
-"""The report as one HTML file: the table, and every picture inline."""
+"""Reports as one HTML file: facts, a table, and every picture inline."""
 
 import base64
 import html
@@ -46,15 +46,22 @@ def render(
     title: str, facts: str, rows: Sequence[Mapping[str, Any]], floor: Figure, sections: Sequence[Section]
 ) -> str:
     """The page: facts, the table with the floor on top, then the pictures."""
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>
-<h1>{html.escape(title)}</h1>
-<p>{html.escape(facts)}</p>
-{table(rows, floor)}
+    body = f"""{table(rows, floor)}
 <p>Class accuracy: how often the classifier reads the class that was asked for. Coverage: share of real
 images with a sample among their five nearest. Copy ratio: median distance of samples to their nearest
 training image over that of held-out images; well below 1 would speak of copies.</p>
 {"".join(map(section, sections))}
+"""
+    return document(title, facts, body)
+
+
+def document(title: str, facts: str, body: str) -> str:
+    """A whole page around a body of HTML."""
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>
+<h1>{html.escape(title)}</h1>
+<p>{html.escape(facts)}</p>
+{body}
 </html>
 """
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from diffax import checks
 from experiments import defaults
 
 UNET = {
@@ -134,18 +135,16 @@ def variant_of(
     """A task's configuration: its own fields of ``config.eval``, and the variants' changes.
 
     Keywords are variants; ``demo`` is what the others start from, ``smoke`` and ``full`` are added to the
-    common ones.
+    common ones. Several may be joined, the later over the earlier: "unpaired,smoke".
     """
     config = base()
     config.task = task
     config.eval.update(evaluation)
     demo = {"cpu_devices": 2, **more.get("demo", {})}
-    variants = {
-        key: {
-            **demo,
-            **{"smoke": {**SMOKE, "cpu_devices": 1}, "full": FULL}.get(key, {}),
-            **more.get(key, {}),
-        }
-        for key in {"demo", "smoke", "full", *more}
-    }
-    return defaults.variant_of(name, variants, config, whole=("process", "model"))
+    common: dict[str, Mapping[str, Any]] = {"demo": {}, "smoke": {**SMOKE, "cpu_devices": 1}, "full": FULL}
+    variants = {key: {**demo, **common.get(key, {}), **more.get(key, {})} for key in {*common, *more}}
+    names = (name or "demo").split(",")
+    for each in names:
+        checks.require_one_of("variant", each, variants)
+    chosen = {key: value for each in names for key, value in variants[each].items()}
+    return defaults.variant_of("chosen", {"chosen": chosen}, config, whole=("process", "model"))
