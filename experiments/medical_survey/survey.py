@@ -3,8 +3,8 @@
     python -m experiments.medical_survey.survey --workdir=runs/survey
 
 Applications that are built on the same network share its training (``WORKDIR/images``); each has a folder of
-its own for pictures and ``result.json``. A second call goes on where a broken one stopped. ``--tasks=a,b`` does
-some of them, ``--variant=smoke`` all in short.
+its own for pictures and ``result.json``. A second call goes on where a broken one stopped. ``--tasks=a,b``
+does some of them, ``--variant=smoke`` all in short.
 """
 
 import importlib
