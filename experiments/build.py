@@ -30,7 +30,7 @@ from diffax.training import OptimizerConfig
 from diffax.types import ApplyFn, Cond, DenoiseTransform, Params
 
 PROCESSES = {name: getattr(diffax, name) for name in ("VP", "SubVP", "VE", "EDM", "RectifiedFlow", "Cosine")}
-MODELS = {name: getattr(diffax.models, name) for name in ("UNet", "NCSNpp", "DiT", "MLP")}
+MODELS = {name: getattr(diffax.models, name) for name in ("UNet", "UNet3D", "NCSNpp", "DiT", "MLP")}
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 

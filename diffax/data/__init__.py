@@ -34,7 +34,7 @@ from diffax.data.stacked import StackedSource
 from diffax.data.stream import MixtureStream, Stream
 from diffax.data.tfds import open_tfds
 from diffax.data.torsos import TorsoSource, held_out_torso, torso, torsos
-from diffax.data.volume import Volume, canonical, read_nifti
+from diffax.data.volume import Volume, canonical, read_nifti, slice_stack
 
 __all__ = [
     "MIXTURES",
@@ -85,6 +85,7 @@ __all__ = [
     "requantize",
     "ring",
     "sample_mixture",
+    "slice_stack",
     "split_source",
     "stack_items",
     "swiss_roll",

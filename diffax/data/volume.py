@@ -50,6 +50,22 @@ def spacing_of(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]
     return float(x), float(y), float(z)
 
 
+def slice_stack(
+    volume: Shaped[np.ndarray, "_ _ _"], neighbours: int, axis: int = 2
+) -> Shaped[np.ndarray, "n _ _ c"]:
+    """Every slice of a volume with its neighbours as channels, so that a network over images sees depth.
+
+    ``result[i, ..., neighbours + j]`` is slice ``i + j`` along ``axis`` (2, for axial ones of a
+    :class:`Volume`), j from ``-neighbours`` to ``neighbours``; the outermost slices stand for those beyond.
+    Raises ValueError for a negative number of neighbours, or another axis.
+    """
+    require(neighbours >= 0, "neighbours", neighbours, "0 or more")
+    require(-3 <= axis < 3, "axis", axis, "one of three")
+    slices = np.moveaxis(volume, axis, 0)
+    places = np.arange(len(slices))[:, None] + np.arange(-neighbours, neighbours + 1)
+    return np.moveaxis(slices[np.clip(places, 0, len(slices) - 1)], 1, -1)
+
+
 def canonical_geometry(shape: Sequence[int], affine: Float64[np.ndarray, "4 4"]) -> Geometry:
     """Shape and affine after :func:`canonical`, without the voxels."""
     orientations = optional_import("nibabel.orientations", "medical")

@@ -91,7 +91,7 @@ def to_ours(weights: Mapping[str, np.ndarray], shapes: Mapping[str, np.ndarray],
 def parameter_shapes(model: UNet, in_channels: int) -> Tensors:
     """Names and shapes of a network's parameters: zeros that take no memory."""
     size = model.patch_size * 2 ** (len(model.channel_multipliers) - 1)
-    x, time = jnp.zeros((1, size, size, in_channels)), jnp.zeros(1)
+    x, time = jnp.zeros((1, *(size,) * model.dims, in_channels)), jnp.zeros(1)
     tree = jax.eval_shape(model.init, jax.random.key(0), x, time)["params"]
     flat = traverse_util.flatten_dict(tree, sep="/")
     return {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in flat.items()}

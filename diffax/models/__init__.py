@@ -7,7 +7,7 @@ from diffax.models.features import apply_keeping
 from diffax.models.mlp import MLP, Perceptron
 from diffax.models.ncsnpp import NCSNpp, StyledNCSNpp
 from diffax.models.rules import TENSOR_RULES
-from diffax.models.unet import UNet
+from diffax.models.unet import UNet, UNet3D
 
 __all__ = [
     "MLP",
@@ -20,5 +20,6 @@ __all__ = [
     "Perceptron",
     "StyledNCSNpp",
     "UNet",
+    "UNet3D",
     "apply_keeping",
 ]

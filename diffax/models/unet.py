@@ -1,4 +1,4 @@
-"""The U-Net of denoising diffusion: residual blocks at falling, then rising resolutions.
+"""The U-Net of denoising diffusion: residual blocks at falling, then rising resolutions; images or volumes.
 
     embedding = silu(mlp(time) + table[label])
     skips     = encode(image)                      # every level: blocks, attention, then half the size
@@ -12,7 +12,7 @@ Sources: Ho et al. 2020, appendix B (``resample="conv"``); Dhariwal & Nichol 202
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -72,6 +72,8 @@ class UNet(nn.Module):
     options outside of the above.
     """
 
+    dims: ClassVar[int] = 2  # axes of pixels
+
     channels: int = 128
     channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
     blocks_per_level: int = 2
@@ -99,11 +101,11 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "b h w c"],
+        x: Float[Array, "b ... c"],
         time: Float[Array, "b"],
         cond: Cond | None = None,
         train: bool = False,
-    ) -> Float[Array, "b h w c2"]:
+    ) -> Float[Array, "b ... c2"]:
         """Run the network; ``train=True`` needs a "dropout" key where ``dropout > 0``."""
         self.check_fields()
         self.check_inputs(x, time)
@@ -123,7 +125,7 @@ class UNet(nn.Module):
         image = space_to_depth(concat_condition(x, cond), self.patch_size).astype(self.dtype or x.dtype)
         skips = self.encode(image, context)
         h = self.middle(skips[-1], context)
-        channels = (self.out_channels or x.shape[-1]) * self.patch_size**2
+        channels = (self.out_channels or x.shape[-1]) * self.patch_size**self.dims
         output = self.decode(h, skips, context, channels)
         return depth_to_space(output, self.patch_size).astype(x.dtype)
 
@@ -152,9 +154,9 @@ class UNet(nn.Module):
     # ---- the trunk
 
     @nn.nowrap
-    def encode(self, image: Float[Array, "b h w c"], context: Context) -> list[Array]:
+    def encode(self, image: Float[Array, "b ... c"], context: Context) -> list[Array]:
         """Activations after the stem, after each block and after each change of resolution."""
-        skips = [conv(self.channels, dtype=self.dtype, name="stem")(image)]
+        skips = [self.conv(self.channels, name="stem")(image)]
         for level, multiplier in enumerate(self.channel_multipliers):
             for index in range(self.blocks_per_level):
                 name = f"down{level}_block{index}"
@@ -168,7 +170,7 @@ class UNet(nn.Module):
         return skips
 
     @nn.nowrap
-    def middle(self, h: Float[Array, "b h w c"], context: Context) -> Float[Array, "b h w c"]:
+    def middle(self, h: Float[Array, "b ... c"], context: Context) -> Float[Array, "b ... c"]:
         """Two blocks, and attention between them, at the lowest resolution."""
         h = self.block(h, context, h.shape[-1], "middle_block0")
         if self.middle_attention:
@@ -196,6 +198,11 @@ class UNet(nn.Module):
         return output
 
     # ---- the parts
+
+    @nn.nowrap
+    def conv(self, features: int, **options: Any) -> nn.Conv:
+        """Make a convolution of this network's kind, see :func:`diffax.models.layers.conv`."""
+        return conv(features, dims=self.dims, dtype=self.dtype, **options)
 
     @nn.nowrap
     def block(
@@ -248,15 +255,15 @@ class UNet(nn.Module):
             return self.block(h, context, features, name, partial(function, kind=self.resample))
         if direction == "down":
             padding = 1 if self.symmetric_downsample else "SAME"
-            return conv(features, stride=2, padding=padding, dtype=self.dtype, name=name)(h)
-        return conv(features, dtype=self.dtype, name=name)(upsample(h, "pool"))
+            return self.conv(features, stride=2, padding=padding, name=name)(h)
+        return self.conv(features, name=name)(upsample(h, "pool"))
 
     @nn.nowrap
     def head(self, h: Array, channels: int, name: str) -> Array:
         """Normalise and convolve to ``channels``, from zero."""
         norm = GroupNorm(False, self.dtype, self.norm_groups, self.norm_epsilon, name=f"{name}_norm")
         h = nn.silu(norm(h))
-        return conv(channels, zero_init=True, dtype=self.dtype, name=f"{name}_conv")(h)
+        return self.conv(channels, zero_init=True, name=f"{name}_conv")(h)
 
     # ---- checks
 
@@ -275,10 +282,26 @@ class UNet(nn.Module):
 
     @nn.nowrap
     def check_inputs(self, x: Array, time: Array) -> None:
-        """Raise ValueError for an image that cannot be halved at each level, or a wrong number of times."""
-        require(x.ndim == 4, "x.shape", x.shape, "(batch, height, width, channels)")
+        """Raise ValueError for a size that cannot be halved at each level, or a wrong number of times."""
+        axes = ("depth", "height", "width")[-self.dims :]
+        require(x.ndim == self.dims + 2, "x.shape", x.shape, f"(batch, {', '.join(axes)}, channels)")
         factor = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
-        fits = x.shape[1] % factor == 0 and x.shape[2] % factor == 0
+        fits = all(size % factor == 0 for size in x.shape[1:-1])
         rule = f"multiples of {factor} = patch_size * 2^(levels - 1)"
-        require(fits, "height and width of x", x.shape[1:3], rule)
+        require(fits, f"{' and '.join(axes)} of x", x.shape[1:-1], rule)
         check_time(time, x.shape[0])
+
+
+class UNet3D(UNet):
+    """U-Net over volumes: ``x`` is Float["b d h w c"], "concat" Float["b d h w c2"]; else as ``UNet``.
+
+    The fields are those of ``UNet`` and mean the same with cubes for squares: ``patch_size=2`` stacks eight
+    voxels, every level halves the depth too, and attention is among all voxels of a level, in memory that
+    grows with the square of their number.
+    Voxels are taken to be cubes: bring thick slices to one spacing first, or give ``UNet`` the neighbours of
+    a slice as channels. Source: Çiçek et al. 2016 (arXiv:1606.06650); Ho et al. 2022 (arXiv:2204.03458).
+
+    Raises ValueError as ``UNet`` does.
+    """
+
+    dims: ClassVar[int] = 3

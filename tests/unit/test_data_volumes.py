@@ -18,7 +18,7 @@ from making_volumes import (
     write_series,
 )
 
-from diffax.data import dicom, open_source, read_dicom, read_nifti, read_volume
+from diffax.data import dicom, open_source, read_dicom, read_nifti, read_volume, slice_stack
 
 _REAL = Path(os.environ.get("DIFFAX_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "volumes"
 
@@ -227,3 +227,22 @@ def test_real_tiny_dicom():
         read_dicom(folder / "MR_truncated.dcm")
     raw = pydicom.dcmread(folder / "CT_small.dcm").pixel_array
     assert read_dicom(folder / "CT_small.dcm").array.max() == raw.max() - 1024
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_with_their_neighbours(axis):
+    """On a ramp along the axis each channel is the slice's number and its own offset, but for the ends."""
+    ramp = np.moveaxis(np.broadcast_to(np.arange(6.0)[:, None, None], (6, 4, 3)), 0, axis)
+    stack = slice_stack(ramp, 2, axis)
+    assert stack.shape == (6, 4, 3, 5)
+    np.testing.assert_array_equal(stack[2:4, 1, 2], [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]])
+    np.testing.assert_array_equal(stack[[0, 5], 3, 0], [[0, 0, 0, 1, 2], [3, 4, 5, 5, 5]])
+
+
+def test_a_slice_without_neighbours_is_itself():
+    volume = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    np.testing.assert_array_equal(slice_stack(volume, 0)[..., 0], volume.transpose(2, 0, 1))
+    with pytest.raises(ValueError, match="neighbours: got -1"):
+        slice_stack(volume, -1)
+    with pytest.raises(ValueError, match="axis: got 3"):
+        slice_stack(volume, 1, 3)

@@ -11,7 +11,14 @@ from diffax.models.layers.embedding import (
     sinusoidal_features,
 )
 from diffax.models.layers.mapping import MappingNetwork, pixel_norm
-from diffax.models.layers.norm import GroupNorm, group_count, layer_norm, modulate, standardize_groups
+from diffax.models.layers.norm import (
+    GroupNorm,
+    group_count,
+    layer_norm,
+    modulate,
+    over_pixels,
+    standardize_groups,
+)
 from diffax.models.layers.resample import (
     depth_to_space,
     downsample,
@@ -42,6 +49,7 @@ __all__ = [
     "label_rows",
     "layer_norm",
     "modulate",
+    "over_pixels",
     "pixel_norm",
     "sinusoidal_features",
     "space_to_depth",

@@ -1,4 +1,4 @@
-"""Self-attention over tokens and over the pixels of an image."""
+"""Self-attention over tokens and over the pixels of an image or volume."""
 
 from typing import Any
 
@@ -49,8 +49,8 @@ class PixelAttention(nn.Module):
     norm_epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Let every pixel of an image read every other."""
+    def __call__(self, x: Float[Array, "b ... c"]) -> Float[Array, "b ... c"]:
+        """Let every pixel of an image, or voxel of a volume, read every other."""
         norm = GroupNorm(False, self.dtype, self.norm_groups, self.norm_epsilon, name="norm")
         tokens = norm(x).reshape(x.shape[0], -1, x.shape[-1])
         mixed = SelfAttention(self.heads, zero_init=True, dtype=self.dtype, name="attention")(tokens)

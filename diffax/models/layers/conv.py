@@ -15,6 +15,7 @@ def conv(
     features: int,
     kernel: int = 3,
     *,
+    dims: int = 2,
     stride: int = 1,
     padding: str | int = "SAME",
     zero_init: bool = False,
@@ -22,14 +23,16 @@ def conv(
     dtype: Any = None,
     name: str | None = None,
 ) -> nn.Conv:
-    """Square convolution of images (b, h, w, c) to ``features`` channels.
+    """Convolution of images (b, h, w, c) to ``features`` channels, with a square of side ``kernel``.
+
+    ``dims=3``: of volumes (b, d, h, w, c), with a cube.
 
     ``padding="SAME"`` keeps the size (halves an even one where ``stride=2``); ``"VALID"`` is for inputs
     that a filter has padded already; a number is so many zeros on every side.
     """
     return nn.Conv(
         features,
-        (kernel, kernel),
+        (kernel,) * dims,
         strides=stride,
         padding=padding,
         use_bias=bias,

@@ -1,11 +1,14 @@
 """Changes of resolution by a factor of two, and the exchange of pixels for channels.
 
+All take images (b, h, w, c) or volumes (b, d, h, w, c).
+
 A finite-impulse-response (FIR) filter is applied one axis at a time as a weighted sum of shifted slices:
 on a CPU that is 20 to 100 times faster than a depthwise convolution, and accelerators fuse it as well.
 """
 
 from collections.abc import Sequence
 from functools import reduce
+from itertools import product
 
 import jax.numpy as jnp
 from jax import lax
@@ -36,57 +39,68 @@ def filter_axis(
 
 
 def fir_filter(
-    x: Float[Array, "b h w c"], *, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)
-) -> Float[Array, "b h2 w2 c"]:
-    """Filter both image axes with the binomial kernel (1, 3, 3, 1), of gain ``up`` an axis.
+    x: Float[Array, "b ... c"], *, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)
+) -> Float[Array, "b ... c"]:
+    """Filter every axis of pixels with the binomial kernel (1, 3, 3, 1), of gain ``up`` an axis.
 
     With ``up`` 1 or 2 a constant image stays constant wherever the kernel does not reach the border.
     Source: Zhang 2019 (anti-aliasing); Song et al. 2021, appendix H.
     """
     taps = [up * tap / sum(BINOMIAL) for tap in BINOMIAL]
-    for axis in (1, 2):
+    for axis in range(1, x.ndim - 1):
         x = filter_axis(x, axis, taps, up=up, down=down, pad=pad)
     return x
 
 
-def downsample(x: Float[Array, "b h w c"], kind: str) -> Float[Array, "b h2 w2 c"]:
-    """Halve an even height and width: ``kind`` "pool" averages 2x2 pixels, "fir" filters and decimates."""
+def downsample(x: Float[Array, "b ... c"], kind: str) -> Float[Array, "b ... c"]:
+    """Halve every axis of pixels: ``kind`` "pool" averages squares (cubes) of two, "fir" filters, decimates.
+
+    Raises ValueError for an odd axis.
+    """
     require_one_of("kind", kind, ("fir", "pool"))
-    even = x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0
-    require(even, "image size", x.shape[1:3], "an even height and width")
+    size = x.shape[1:-1]
+    require(all(n % 2 == 0 for n in size), "image size", size, "even along every axis")
     if kind == "fir":
         return fir_filter(x, down=2, pad=(1, 1))
-    return 0.25 * (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2])
+    corners = (start[::-1] for start in product((0, 1), repeat=len(size)))
+    parts = [x[:, *(slice(first, None, 2) for first in corner)] for corner in corners]
+    return 0.5 ** len(size) * reduce(jnp.add, parts)
 
 
-def upsample(x: Float[Array, "b h w c"], kind: str) -> Float[Array, "b h2 w2 c"]:
-    """Double the height and width: ``kind`` "pool" repeats pixels, "fir" inserts zeros and filters."""
+def upsample(x: Float[Array, "b ... c"], kind: str) -> Float[Array, "b ... c"]:
+    """Double every axis of pixels: ``kind`` "pool" repeats pixels, "fir" inserts zeros and filters."""
     require_one_of("kind", kind, ("fir", "pool"))
     if kind == "fir":
         return fir_filter(x, up=2, pad=(2, 1))
-    batch, height, width, channels = x.shape
-    repeated = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return repeated.reshape(batch, 2 * height, 2 * width, channels)
+    batch, *size, channels = x.shape
+    single = jnp.expand_dims(x, tuple(range(2, 2 * len(size) + 1, 2)))
+    repeated = jnp.broadcast_to(single, (batch, *(n for side in size for n in (side, 2)), channels))
+    return repeated.reshape(batch, *(2 * n for n in size), channels)
 
 
-def space_to_depth(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b h2 w2 c2"]:
-    """Stack each ``patch`` x ``patch`` square on the channels, in the order (row, column, channel).
+def space_to_depth(x: Float[Array, "b ... c"], patch: int) -> Float[Array, "b ... c2"]:
+    """Stack each square (cube) of side ``patch`` on the channels, in the order (row, column, channel).
 
-    Raises ValueError if ``patch`` does not divide the height and the width.
+    Volumes: (slice, row, column, channel). Raises ValueError if ``patch`` does not divide the size.
     """
-    batch, height, width, channels = x.shape
-    fits = height % patch == 0 and width % patch == 0
-    require(fits, "image size", (height, width), f"multiples of patch {patch}")
-    x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
-    return x.swapaxes(2, 3).reshape(batch, height // patch, width // patch, -1)
+    batch, *size, channels = x.shape
+    fits = all(n % patch == 0 for n in size)
+    require(fits, "image size", tuple(size), f"multiples of patch {patch}")
+    coarse = [n // patch for n in size]
+    x = x.reshape(batch, *(n for side in coarse for n in (side, patch)), channels)
+    order = (0, *range(1, x.ndim - 1, 2), *range(2, x.ndim - 1, 2), x.ndim - 1)
+    return x.transpose(order).reshape(batch, *coarse, -1)
 
 
-def depth_to_space(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b h2 w2 c2"]:
-    """Undo ``space_to_depth``: spread the channels over squares of ``patch`` x ``patch`` pixels.
+def depth_to_space(x: Float[Array, "b ... c"], patch: int) -> Float[Array, "b ... c2"]:
+    """Undo ``space_to_depth``: spread the channels over squares (cubes) of side ``patch``.
 
-    Raises ValueError if ``patch^2`` does not divide the channels.
+    Raises ValueError if ``patch^2`` (``patch^3`` for a volume) does not divide the channels.
     """
-    batch, height, width, channels = x.shape
-    require(channels % patch**2 == 0, "channels", channels, f"a multiple of patch^2 = {patch**2}")
-    x = x.reshape(batch, height, width, patch, patch, -1)
-    return x.swapaxes(2, 3).reshape(batch, height * patch, width * patch, -1)
+    batch, *size, channels = x.shape
+    dims = len(size)
+    rule = f"a multiple of patch^{dims} = {patch**dims}"
+    require(channels % patch**dims == 0, "channels", channels, rule)
+    x = x.reshape(batch, *size, *(patch,) * dims, -1)
+    pairs = (axis for near in range(1, dims + 1) for axis in (near, near + dims))
+    return x.transpose(0, *pairs, x.ndim - 1).reshape(batch, *(n * patch for n in size), -1)

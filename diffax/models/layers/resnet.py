@@ -8,11 +8,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from diffax.models.layers.conv import conv, dense
-from diffax.models.layers.norm import GroupNorm
+from diffax.models.layers.norm import GroupNorm, over_pixels
 
 
 class ResNetBlock(nn.Module):
-    """Two normalised convolutions around a skip connection, conditioned between them.
+    """Two normalised convolutions around a skip connection, conditioned between them; images or volumes.
 
     ``h = conv(resample(silu(norm(x))))``, then the embedding is added, or scales and shifts the second
     norm (``scale_shift``), then ``skip(resample(x)) + conv0(dropout(silu(norm(h))))``, where ``conv0``
@@ -37,21 +37,23 @@ class ResNetBlock(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "b h w c"],
+        x: Float[Array, "b ... c"],
         embedding: Float[Array, "b e"],
         style: Float[Array, "b s"] | None = None,
-    ) -> Float[Array, "b h2 w2 c2"]:
+    ) -> Float[Array, "b ... c2"]:
         """Transform ``x``; a ``style``, if given, modulates the norms that the embedding does not."""
         norm = partial(GroupNorm, False, self.dtype, self.norm_groups, self.norm_epsilon)
+        convolve = partial(conv, dims=x.ndim - 2, dtype=self.dtype)
         h = nn.silu(norm(name="norm_in")(x, style))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = conv(self.features, dtype=self.dtype, name="conv_in")(h)
+        h = convolve(self.features, name="conv_in")(h)
         if not self.scale_shift:
-            h += dense(self.features, dtype=self.dtype, name="embedding")(embedding)[:, None, None]
+            shift = dense(self.features, dtype=self.dtype, name="embedding")(embedding)
+            h += over_pixels(shift, h)
         h = norm(name="norm_out")(h, embedding if self.scale_shift else style)
         h = nn.Dropout(self.dropout, deterministic=not self.train)(nn.silu(h))
-        h = conv(self.features, zero_init=True, dtype=self.dtype, name="conv_out")(h)
+        h = convolve(self.features, zero_init=True, name="conv_out")(h)
         if x.shape[-1] != self.features or self.resample is not None:
-            x = conv(self.features, kernel=1, dtype=self.dtype, name="skip")(x)
+            x = convolve(self.features, kernel=1, name="skip")(x)
         return (x + h) * (0.5**0.5 if self.rescale_skip else 1.0)
