@@ -3,8 +3,8 @@
     python -m experiments.medical_survey.demo --config=configs/medical_survey/generation.py:demo \
         --workdir=runs/generation
 
-Variants: ``demo`` (minutes on 2 cores), ``smoke`` (seconds), ``full`` (256 x 256, an accelerator). Measured
-figures: experiments/medical_survey/README.md.
+Variants: ``demo`` (minutes on 2 cores), ``smoke`` (seconds), ``full`` (256 x 256, an accelerator), ``volumes``
+(heads in three dimensions, 24 voxels wide). Measured figures: experiments/medical_survey/README.md.
 """
 
 from ml_collections import ConfigDict
@@ -21,4 +21,16 @@ def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
     demo = {"eval.n": 256}
     smoke = {"eval.guidance": (1.0,), "eval.reader_steps": 5, "eval.n": 100}
-    return task_settings.variant_of(variant, "generation", EVALUATION, demo=demo, smoke=smoke)
+    volumes = {
+        "model": task_settings.UNET | {"name": "UNet3D", "channels": 24},
+        "classifier": False,  # of slices alone
+        "data.dims": 3,
+        "data.size": 24,
+        "train.batch_size": 8,
+        "train.num_steps": 800,
+        "eval.guidance": (1.0, 2.0),
+        "eval.n": 64,
+    }
+    return task_settings.variant_of(
+        variant, "generation", EVALUATION, demo=demo, smoke=smoke, volumes=volumes
+    )

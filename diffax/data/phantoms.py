@@ -11,11 +11,13 @@ Modality A shows white matter bright and the lesion darker than it; B shows the 
 brain and a skull that is brighter still, so no threshold on B finds it.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from diffax.checks import require
@@ -105,13 +107,13 @@ def render(
     return found
 
 
-def facts(found: dict[str, Array]) -> Bool[Array, "b 4"]:
+def facts(found: Mapping[str, Array | np.ndarray]) -> Bool[Array, "b 4"]:
     """What a report says of a rendered batch: lesion, on the left of the picture, large, ventricles enlarged.
 
     Side and size are false without a lesion.
     """
-    has = found["label"] > 0
-    return jnp.stack([has, has & found["left"], has & found["large"], found["enlarged"]], axis=1)
+    has, left, large, enlarged = (jnp.asarray(found[k]) > 0 for k in ("label", "left", "large", "enlarged"))
+    return jnp.stack([has, has & left, has & large, enlarged], axis=1)
 
 
 def draw_head(key: Key[Array, ""], lesion_prob: float | Float[Array, ""] = 0.5) -> Head:
@@ -123,7 +125,7 @@ def draw_head(key: Key[Array, ""], lesion_prob: float | Float[Array, ""] = 0.5) 
 
     axes = jnp.stack([between(0.68, 0.82), between(0.80, 0.93), between(0.70, 0.85)])
     enlarged = jax.random.bernoulli(next(keys), 0.3)
-    radius, squeeze, angle = between(0.08, 0.20), between(0.85, 1.15), between(0, 2 * jnp.pi)
+    radius, squeeze, angle = between(0.08, 0.20), between(0.85, 1.15), between(0.0, 2 * jnp.pi)
     room = axes[:2] - 0.09 - 1.15 * radius  # so that all of it lies in the brain
     place = jnp.sqrt(between(0.02, 1.0)) * room * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
     opinions = [between(0.75, 1.3, ANNOTATORS, 1), between(-0.15, 0.15, ANNOTATORS, 2)]
@@ -131,7 +133,7 @@ def draw_head(key: Key[Array, ""], lesion_prob: float | Float[Array, ""] = 0.5) 
         axes=axes,
         tilt=between(-0.12, 0.12),
         shift=between(-0.04, 0.04, 2),
-        folds=between(0, 2 * jnp.pi, 3),
+        folds=between(0.0, 2 * jnp.pi, 3),
         ventricle=jnp.where(enlarged, 1.6, 1.0) * between(0.92, 1.08),
         enlarged=enlarged,
         greys=jnp.array(GREYS) + between(-0.02, 0.02, 5, 2),
@@ -141,7 +143,7 @@ def draw_head(key: Key[Array, ""], lesion_prob: float | Float[Array, ""] = 0.5) 
         radii=radius * jnp.stack([squeeze, 1 / squeeze, jnp.ones(())]),
         radius=radius,
         lesion_greys=jnp.stack([jnp.asarray(0.42), between(0.60, 0.75)]),
-        opinions=jnp.concatenate([*opinions, between(0, 2 * jnp.pi, ANNOTATORS, 1)], axis=1),
+        opinions=jnp.concatenate([*opinions, between(0.0, 2 * jnp.pi, ANNOTATORS, 1)], axis=1),
     )
 
 
