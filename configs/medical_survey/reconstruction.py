@@ -17,9 +17,9 @@ EVALUATION = {
     "acceleration": 3.2,  # of the lines of k-space
     "centre": 0.125,  # share of the lines that is measured in the middle
     "views": 12,  # projections
-    "weight": 5.0,  # of the projections against the network's estimate
-    "tv_mri": 0.01,  # weights of total variation, the best of several tried
-    "tv_ct": 0.003,
+    "cg_steps": 20,  # of conjugate gradients, towards the projections
+    "tv_mri": 0.02,  # weights of total variation, the best of several tried
+    "tv_ct": 0.0002,
     "tv_steps": 300,
 }
 

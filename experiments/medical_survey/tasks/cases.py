@@ -43,12 +43,12 @@ def open_cases(config: ConfigDict, needs: Sequence[str]) -> Cases:
     if config.data.source == PHANTOMS:
         return _phantoms(config)
     train = folders.read(config.data, "train", needs)
+    count = len(next(iter(train.values())))
     return Cases(
-        data=_stream(
-            config, len(next(iter(train.values()))), lambda rows: {k: v[rows] for k, v in train.items()}
-        ),
+        data=_stream(config, count, lambda rows: {k: v[rows] for k, v in train.items()}),
         prepare=lambda batch: batch,
-        held_out=lambda n, share=None: _first(folders.read(config.data, "test", needs), n),
+        held_out=lambda n, label=None: _first(folders.read(config.data, "test", needs), n, label),
+        training=lambda n, label=None: _first(train, n, label),
         split="held-out files",
     )
 

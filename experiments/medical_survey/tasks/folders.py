@@ -107,11 +107,11 @@ def _case(config: Mapping[str, Any], name: str, paths: Mapping[str, Path]) -> di
 
 
 def _open(path: Path) -> Volume:
-    """A volume, or a picture as one of a single slice."""
+    """A volume, or a picture as one of a single slice, in [0, 1]."""
     if path.is_dir() or path.name.lower().endswith(_VOLUMES):
         return read_volume(path)
-    image = read_image(path, channels=1)[..., 0].astype(np.float32)
-    return Volume(image.T[::-1, ::-1, None], np.eye(4))
+    image = (read_image(path, channels=1)[..., 0].astype(np.float32) + 1) / 2
+    return Volume(np.ascontiguousarray(image.T[::-1, ::-1, None]), np.eye(4))
 
 
 def _slices(

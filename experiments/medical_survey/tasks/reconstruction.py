@@ -1,8 +1,9 @@
 """Reconstruction: images from part of their k-space, or from few projections, with a prior of images.
 
-The network's estimate is made to agree with the measurements at every step (``diffax.inverse``): for k-space
-by replacing what was measured (Song et al. 2022, arXiv:2111.08005; Wang et al. 2022, DDNM), for projections
-by conjugate gradients about the estimate (Chung et al. 2023, DDS).
+At every step the network's estimate is moved to the nearest image that agrees with the measurements
+(``diffax.inverse.ddnm``): for k-space by replacing what was measured (Song et al. 2022, arXiv:2111.08005),
+for projections by conjugate gradients (Wang et al. 2022, arXiv:2212.00490). Measurements are without noise; the
+method for noisy ones, and for volumes, is the experiment ``diffusion_mbir``.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 from diffax import checks
 from diffax.guidance import compose, static_threshold
-from diffax.inverse import LinearProblem, admm_tv, ddnm, dds, fbp, normalise, residual, to_batch, to_images
+from diffax.inverse import LinearProblem, admm_tv, ddnm, fbp, normalise, residual, to_batch, to_images
 from diffax.operators import ParallelBeam, cartesian_mask, cartesian_mri, real_images, true_acceleration
 from diffax.types import DenoiseTransform
 from experiments.medical_survey.tasks import base, images, measures, pictures
@@ -104,7 +105,7 @@ def mri_scan(config: ConfigDict, truth: Array) -> Scan:
     mask = cartesian_mask(shape, "uniform1d", asked.acceleration, centre=asked.centre, seed=config.seed)
     problem = _measured(real_images(cartesian_mri(mask, shape)), truth)
     zero_filled = to_batch(problem.operator.adjoint(problem.y), truth)
-    return Scan(problem, ddnm(problem, 1), ("zero_filled", np.asarray(zero_filled)), asked.tv_mri)
+    return Scan(problem, ddnm(problem, 4), ("zero_filled", np.asarray(zero_filled)), asked.tv_mri)
 
 
 def ct_scan(config: ConfigDict, truth: Array) -> Scan:
@@ -116,9 +117,8 @@ def ct_scan(config: ConfigDict, truth: Array) -> Scan:
     air = -jnp.ones_like(truth)  # what lies outside of every ray's support
     inside = _measured(geometry.operator(), truth - air)
     first = to_batch(fbp(inside.y, geometry, window="hann"), truth) + air
-    return Scan(
-        normalise(problem), dds(normalise(problem), asked.weight, 5), ("fbp", np.asarray(first)), asked.tv_ct
-    )
+    problem = normalise(problem)
+    return Scan(problem, ddnm(problem, asked.cg_steps), ("fbp", np.asarray(first)), asked.tv_ct)
 
 
 SCANS: dict[str, Callable[[ConfigDict, Array], Scan]] = {"mri": mri_scan, "ct": ct_scan}
