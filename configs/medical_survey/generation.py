@@ -4,7 +4,8 @@
         --workdir=runs/generation
 
 Variants: ``demo`` (minutes on 2 cores), ``smoke`` (seconds), ``full`` (256 x 256, an accelerator),
-``volumes`` (heads in three dimensions, 24 voxels wide). Measured figures: experiments/medical_survey/README.md.
+``volumes`` (heads in three dimensions, 24 voxels wide). Measured figures:
+experiments/medical_survey/README.md.
 """
 
 from ml_collections import ConfigDict

@@ -59,7 +59,8 @@ def base() -> ConfigDict:
                 "heads": 3000,  # phantoms to train on
                 "lesion_prob": 0.5,
                 "noise": 0.015,  # of the phantoms, as a share of the full range of greys
-                "holdout": 0.2,  # share of a folder's files
+                "holdout": 0.2,  # share of a folder's files, or of a single volume's slices
+                "min_content": 0.0,  # share of a slice that is not black, below which it is left out
                 "value_range": (),  # (low, high) of a folder's volumes that maps to [-1, 1]
             },
             "process": {"name": "Cosine", "t_max": 1.0},

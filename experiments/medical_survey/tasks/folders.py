@@ -5,7 +5,8 @@
 Files are NIfTI volumes (each of their axial slices is a case), folders of DICOM slices, or pictures (PNG,
 JPEG, TIFF). ``mask`` is 0 where there is nothing and anything else where there is something; further
 annotators are ``mask2``, ``mask3``, ... ``labels.csv`` holds lines ``name,label`` with labels 0, 1, ...;
-without it a case is labelled by whether its mask is empty. Patients (files), not slices, are held out.
+without it a case is labelled by whether its mask is empty. Patients (files), not slices, are held out; of a
+single volume its middle slices are, and two on either side of them are not used.
 """
 
 import csv
@@ -24,6 +25,7 @@ from diffax.data.source import held_out
 
 _VOLUMES = (".nii", ".nii.gz")
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_GAP = 2  # slices of a single volume between those for training and those for tests
 _SHIFT_MM = 0.1  # by which voxels of two files that belong together may lie apart
 
 
@@ -38,8 +40,15 @@ def read(config: Mapping[str, Any], split: str, needs: Sequence[str]) -> Batch:
     files = {field: _files(root / field) for field in fields}
     names = _common_names(root, files)
     labels = _labels(root / "labels.csv", names) if (root / "labels.csv").exists() else None
-    chosen = [names[i] for i in held_out(len(names), split, config["holdout"] or None, "files")]
+    alone = len(names) == 1
+    chosen = (
+        names
+        if alone
+        else [names[i] for i in held_out(len(names), split, config["holdout"] or None, "files")]
+    )
     cases = [_case(config, name, {f: files[f][name] for f in fields}) for name in chosen]
+    if alone and split != "all":
+        cases = [_part(cases[0], split, config["holdout"], str(root))]
     found = {field: np.concatenate([case[field] for case in cases]) for field in fields}
     if labels is not None:
         counts = [len(case[fields[0]]) for case in cases]
@@ -103,7 +112,32 @@ def _case(config: Mapping[str, Any], name: str, paths: Mapping[str, Path]) -> di
         apart = float(np.abs(volume.affine - volumes[first].affine).max())
         require(apart <= _SHIFT_MM, f"{where}: affine", f"{apart:.3g} mm off", f"that of {paths[first]}")
         found[field] = _slices(config, field, volume, where)
-    return found
+    shown = (found[first] > -1).mean(axis=(1, 2, 3)) >= config["min_content"]
+    require(
+        bool(shown.any()),
+        "config.data.min_content",
+        config["min_content"],
+        f"leaves slices of {paths[first]}",
+    )
+    return {field: values[shown] for field, values in found.items()}
+
+
+def _part(case: dict[str, np.ndarray], split: str, share: float, where: str) -> dict[str, np.ndarray]:
+    """The middle of a volume for tests, or what is left of it for training."""
+    count = len(next(iter(case.values())))
+    held = max(1, round(count * share))
+    require(
+        0 < share < 1 and count >= held + 2 * _GAP + 1,
+        "config.data.holdout",
+        share,
+        f"leaves slices of {where}",
+    )
+    first = (count - held) // 2
+    rows = np.arange(count)
+    kept = (rows >= first) & (rows < first + held)
+    if split == "train":
+        kept = (rows < first - _GAP) | (rows >= first + held + _GAP)
+    return {field: values[kept] for field, values in case.items()}
 
 
 def _open(path: Path) -> Volume:

@@ -1,10 +1,11 @@
 """Segmentation by an ensemble of samples: the mask is what is diffused, the image is the condition.
 
-Each step draws the mask of one annotator, so samples differ as annotators do, and their mean is a probability
-(Wolleb et al. 2022, arXiv:2112.03145; Wu et al. 2022, MedSegDiff). Masks are shrunk to
-``config.data.mask_scale``: at full contrast they shine through all but the strongest noise, and the network would hardly learn to look at
-the image (Chen et al. 2023, arXiv:2210.06366, section 3.3). The baseline is the same U-Net with
-cross-entropy on the same masks; its probabilities are drawn from pixel by pixel where samples are compared.
+Each step draws the mask of one annotator, so samples differ as annotators do, and their mean is a
+probability (Wolleb et al. 2022, arXiv:2112.03145; Wu et al. 2022, MedSegDiff). Masks are shrunk to
+``config.data.mask_scale``: at full contrast they shine through all but the strongest noise, and the network
+would hardly learn to look at the image (Chen et al. 2023, arXiv:2210.06366, section 3.3). The baseline is
+the same U-Net with cross-entropy on the same masks; its probabilities are drawn from pixel by pixel where
+samples are compared.
 """
 
 from collections.abc import Mapping
