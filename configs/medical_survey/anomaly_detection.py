@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 from experiments.medical_survey import task_settings
 
 EVALUATION = {
-    "depth": 0.45,  # to which partial noising goes, as a share of the process's time
-    "steps": 20,
+    "depth": 0.35,  # to which partial noising goes, as a share of the process's time
+    "steps": 10,
     "repeats": 4,  # noises that are averaged over
-    "depth_ddim": 0.75,  # to which DDIM encodes
+    "depth_ddim": 0.6,  # to which DDIM encodes
     "steps_ddim": 40,
     "guidance": 2.0,  # of the classifier-free way
-    "classifier_scale": 3.0,
+    "classifier_scale": 100.0,
     "components": 30,  # of the baseline by principal axes
 }
 

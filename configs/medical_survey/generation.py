@@ -13,14 +13,14 @@ from ml_collections import ConfigDict
 from experiments.medical_survey import task_settings
 
 EVALUATION = {
-    "guidance": (1.0, 0.0, 2.0, 4.0),  # the first is what distances to real images are reported of
+    "guidance": (2.0, 0.0, 1.0, 4.0),  # the first is what distances to real images are reported of
     "reader_steps": 400,  # of the classifier that tells what a sample shows
 }
 
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    demo = {"eval.n": 256}
+    demo = {"eval.n": 400}
     smoke = {"eval.guidance": (1.0,), "eval.reader_steps": 5, "eval.n": 100}
     volumes = {
         "model": task_settings.UNET | {"name": "UNet3D", "channels": 24},

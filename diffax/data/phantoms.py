@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Integer, Key
 
 from diffax.checks import require
 
@@ -54,7 +54,7 @@ class Head(NamedTuple):
     opinions: Float[Array, "k 4"]  # per annotator: factor on the radii, shift in x and y, phase
 
 
-def phantom_key(number: Int[Array, "..."] | int, seed: int = 0) -> Key[Array, "..."]:
+def phantom_key(number: Integer[Array, "..."] | int, seed: int = 0) -> Key[Array, "..."]:
     """The keys of numbered heads; numbers from :data:`HELD_OUT` on are kept for tests."""
     numbers = jnp.asarray(number, jnp.uint32)
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers.ravel())

@@ -79,7 +79,7 @@ def add_noise(x: Images, level: float, seed: int) -> Images:
 
 def estimate(prior: Prior, params: Params, y: Images, level: float) -> Images:
     """The mean of clean images given the noisy one: a single call of the network."""
-    start, t = _matched(prior.model.process, jnp.asarray(y), level)
+    start, t = matched_step(prior.model.process, jnp.asarray(y), level)
     cond = condition(jnp.full(y.shape[0], NULL))
     denoise = base.denoiser(prior.config, prior.model, params)
     return np.asarray(jax.jit(denoise)(start, t, cond))
@@ -90,7 +90,7 @@ def posterior_samples(
 ) -> Float[np.ndarray, "..."]:
     """(draws, n, h, w, c) clean images that would explain the noisy one: ancestral sampling from its step."""
     process, steps = prior.model.process, prior.config.eval.steps
-    start, t = _matched(process, jnp.asarray(y), level)
+    start, t = matched_step(process, jnp.asarray(y), level)
     grid = jnp.linspace(t[0], jnp.maximum(process.t_min, 1e-3), steps + 1)
     cond = condition(jnp.full(y.shape[0], NULL))
     denoise = base.denoiser(prior.config, prior.model, params)
@@ -105,28 +105,38 @@ def posterior_samples(
 
 
 def noisy_loss(prior: Prior) -> LossFn:
-    """Squared error of the second acquisition, from the first with noise added up to a step."""
+    """Squared error of the second acquisition, at steps that have at least the first one's noise."""
     config, process = prior.config, prior.model.process
     weighting = build.make_weighting(config.loss.weighting)
     level = config.eval.noise[0]
 
     def loss_fn(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
-        first_key, second_key, more_key, time_key = jax.random.split(key, 4)
+        time_key, pair_key = jax.random.split(key)
         x0 = batch[prior.field]
-        first, second = (x0 + 2 * level * jax.random.normal(k, x0.shape) for k in (first_key, second_key))
         least = times.of_level(process, jnp.asarray(2 * level))
-        share = jax.random.uniform(time_key, x0.shape[:1])
-        t = least + share * (process.t_max - least)
-        alpha, sigma = process.alpha(t), process.sigma(t)
-        left = jnp.sqrt(jnp.maximum(sigma**2 - (2 * level * alpha) ** 2, 0.0))
-        x = per_sample(alpha, x0) * first + per_sample(left, x0) * jax.random.normal(more_key, x0.shape)
+        t = least + jax.random.uniform(time_key, x0.shape[:1]) * (process.t_max - least)
+        x, second = noisy_pair(pair_key, process, x0, t, level)
         denoise = base.denoiser(config, prior.model, params)
         guess = denoise(x, t, condition(jnp.full(x.shape[:1], NULL)))
         error = jnp.mean((guess - second) ** 2, axis=tuple(range(1, x.ndim)))
-        loss = jnp.mean(weighting(process, t) * error)
-        return loss, {"x0_error": jnp.mean(error)}
+        return jnp.mean(weighting(process, t) * error), {"x0_error": jnp.mean(error)}
 
     return loss_fn
+
+
+def noisy_pair(
+    key: Key[Array, ""],
+    process: GaussianProcess,
+    x0: Float[Array, "b ..."],
+    t: Float[Array, "b"],
+    level: float,
+) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
+    """x_t made from one acquisition of x0, by adding the noise that it lacks, and another acquisition."""
+    first, second = (x0 + 2 * level * jax.random.normal(jax.random.fold_in(key, k), x0.shape) for k in (0, 1))
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    lacks = jnp.sqrt(jnp.maximum(sigma**2 - (2 * level * alpha) ** 2, 0.0))
+    more = jax.random.normal(jax.random.fold_in(key, 2), x0.shape)
+    return per_sample(alpha, x0) * first + per_sample(lacks, x0) * more, second
 
 
 def classical(y: Images, level: float) -> dict[str, Images]:
@@ -149,7 +159,7 @@ def classical(y: Images, level: float) -> dict[str, Images]:
     }
 
 
-def _matched(process: GaussianProcess, y: Array, level: float) -> tuple[Array, Array]:
+def matched_step(process: GaussianProcess, y: Array, level: float) -> tuple[Array, Array]:
     """``alpha(t) y`` and the t at which it is a step of the diffusion."""
     t = jnp.full(y.shape[:1], times.of_level(process, jnp.asarray(2 * level)))
     return per_sample(process.alpha(t), y) * y, t

@@ -19,7 +19,14 @@ from ml_collections import ConfigDict
 from diffax import checks
 from diffax.guidance import compose, static_threshold
 from diffax.inverse import LinearProblem, admm_tv, ddnm, fbp, normalise, residual, to_batch, to_images
-from diffax.operators import ParallelBeam, cartesian_mask, cartesian_mri, real_images, true_acceleration
+from diffax.operators import (
+    LinearOperator,
+    ParallelBeam,
+    cartesian_mask,
+    cartesian_mri,
+    real_images,
+    true_acceleration,
+)
 from diffax.types import DenoiseTransform
 from experiments.medical_survey.tasks import base, images, measures, pictures
 from experiments.medical_survey.tasks.images import NULL, Prior, condition
@@ -103,7 +110,7 @@ def mri_scan(config: ConfigDict, truth: Array) -> Scan:
     """Lines of k-space, some in the middle and others at random, of one coil and without noise."""
     asked, shape = config.eval, _layout(truth)
     mask = cartesian_mask(shape, "uniform1d", asked.acceleration, centre=asked.centre, seed=config.seed)
-    problem = _measured(real_images(cartesian_mri(mask, shape)), truth)
+    problem = measured(real_images(cartesian_mri(mask, shape)), truth)
     zero_filled = to_batch(problem.operator.adjoint(problem.y), truth)
     return Scan(problem, ddnm(problem, 4), ("zero_filled", np.asarray(zero_filled)), asked.tv_mri)
 
@@ -113,9 +120,9 @@ def ct_scan(config: ConfigDict, truth: Array) -> Scan:
     asked, shape = config.eval, _layout(truth)
     angles = np.arange(asked.views) * np.pi / asked.views
     geometry = ParallelBeam(shape, angles, detectors=int(1.5 * shape[0]))
-    problem = _measured(geometry.operator(), truth)
+    problem = measured(geometry.operator(), truth)
     air = -jnp.ones_like(truth)  # what lies outside of every ray's support
-    inside = _measured(geometry.operator(), truth - air)
+    inside = measured(geometry.operator(), truth - air)
     first = to_batch(fbp(inside.y, geometry, window="hann"), truth) + air
     problem = normalise(problem)
     return Scan(problem, ddnm(problem, asked.cg_steps), ("fbp", np.asarray(first)), asked.tv_ct)
@@ -136,6 +143,7 @@ def _layout(truth: Array) -> tuple[int, int, int]:
     return truth.shape[1], truth.shape[2], truth.shape[0]
 
 
-def _measured(operator: Any, truth: Array) -> LinearProblem:
-    problem = LinearProblem(operator, jnp.zeros(operator.out_shape))
-    return LinearProblem(operator, operator(to_images(problem, truth)))
+def measured(operator: LinearOperator, truth: Array) -> LinearProblem:
+    """The problem whose measurements are those of the truth, without noise."""
+    empty = LinearProblem(operator, jnp.zeros(operator.out_shape))
+    return LinearProblem(operator, operator(to_images(empty, truth)))
