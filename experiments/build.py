@@ -84,7 +84,7 @@ def make_process(config: Mapping[str, Any]) -> GaussianProcess:
     if name != "FromTable":
         return _call(PROCESSES[name], "process", options)
     table = options.pop("table")
-    checks.require_one_of("process.table", table, ("linear", "scaled_linear", "cosine"))
+    checks.require_one_of("process.table", table, ("linear", "scaled_linear", "sigmoid", "cosine"))
     return diffax.FromTable(_call(getattr(tables, table), "process", options))
 
 

@@ -1,11 +1,16 @@
 """Files: checkpoints, metrics, pictures, parameters for other tools, samplers that run without this library.
 
+Networks come from diffusers, EDM and MONAI (:mod:`diffax.io.convert`, ``convert_edm``, ``convert_monai``),
+MONAI's with their schedules (``convert_schedule``), and go to diffusers.
+
 Orbax, pillow, imageio-ffmpeg, safetensors and TensorBoard are imported at first use.
 """
 
 from diffax.io.checkpoint import CheckpointError, CheckpointStore
 from diffax.io.convert import from_diffusers, load_diffusers, save_diffusers, to_diffusers
 from diffax.io.convert_edm import from_edm
+from diffax.io.convert_monai import from_monai, load_monai
+from diffax.io.convert_schedule import PredictionSchedule, monai_process
 from diffax.io.export import ExportedSampler, export_sampler, load_sampler, sampling_function, seed_keys
 from diffax.io.files import new_folder, write_atomically, write_json, write_text
 from diffax.io.films import save_gif, save_mp4
@@ -27,13 +32,17 @@ __all__ = [
     "CheckpointStore",
     "ExportedSampler",
     "MetricsWriter",
+    "PredictionSchedule",
     "export_sampler",
     "from_diffusers",
     "from_edm",
+    "from_monai",
     "in_batches",
     "load_diffusers",
+    "load_monai",
     "load_params",
     "load_sampler",
+    "monai_process",
     "new_folder",
     "read_metrics",
     "read_tensors",

@@ -25,18 +25,57 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
 from diffax.checks import require
 from diffax.io.convert_config import check_exportable, complete_config, config_of, unet_of
-from diffax.io.convert_weights import Layout, Tensors, check_same, parameter_shapes, to_ours, to_theirs
+from diffax.io.convert_weights import (
+    LABELS,
+    Layout,
+    Names,
+    Tensors,
+    check_same,
+    import_params,
+    parameter_shapes,
+    to_theirs,
+)
 from diffax.io.files import write_json
 from diffax.io.weights import flatten_params, read_tensors, write_tensors
 from diffax.models.unet import UNet
 from diffax.types import Params
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
-_LABELS = "condition/label/embedding"
+_NAMES = Names(
+    ends={
+        "stem": "conv_in",
+        "out_norm": "conv_norm_out",
+        "out_conv": "conv_out",
+        "condition/time_in": "time_embedding.linear_1",
+        "condition/time_out": "time_embedding.linear_2",
+        "condition/label": "class_embedding",
+    },
+    places={
+        "block": "{way}_blocks.{number}.resnets.{index}",
+        "attention": "{way}_blocks.{number}.attentions.{index}",
+        "middle_block": "mid_block.resnets.{index}",
+        "middle_attention": "mid_block.attentions.{index}",
+        "down": "down_blocks.{number}.downsamplers.0.conv",
+        "up": "up_blocks.{number}.upsamplers.0.conv",
+    },
+    parts={
+        "": "",
+        "norm_in": ".norm1",
+        "conv_in": ".conv1",
+        "embedding": ".time_emb_proj",
+        "norm_out/modulation": ".time_emb_proj",
+        "norm_out": ".norm2",
+        "conv_out": ".conv2",
+        "skip": ".conv_shortcut",
+        "norm": ".group_norm",
+        "attention/qkv": "",
+        "attention/out": ".to_out.0",
+    },
+    former={"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"},
+)
 
 
 def from_diffusers(
@@ -55,15 +94,8 @@ def from_diffusers(
     """
     model = unet_of(config, null_label)
     full = complete_config(config)
-    shapes = parameter_shapes(model, full["in_channels"])
-    extra = bool(model.num_classes) and not null_label
-    if extra:
-        shapes[_LABELS] = shapes[_LABELS][:-1]
-    layout = Layout.of(model, sine_first=not full["flip_sin_to_cos"])
-    arrays = to_ours(weights, shapes, layout)
-    if extra:
-        arrays[_LABELS] = np.pad(arrays[_LABELS], ((0, 1), (0, 0)))
-    return model, traverse_util.unflatten_dict(arrays, sep="/")
+    options = {"sine_first": not full["flip_sin_to_cos"], "null_label": null_label}
+    return model, import_params(model, full["in_channels"], weights, _NAMES, **options)
 
 
 def to_diffusers(
@@ -86,12 +118,12 @@ def to_diffusers(
     fits = all(size > 0 and size % factor == 0 for size in sizes)
     require(fits, "sample_size", sample_size, f"multiples of {factor}")
     config = config_of(model, arrays, sine_first)
-    if _LABELS in arrays:
-        table = arrays[_LABELS]
-        arrays[_LABELS] = table if np.any(table[-1]) else table[:-1]
-        config["num_class_embeds"] = len(arrays[_LABELS])
+    if LABELS in arrays:
+        table = arrays[LABELS]
+        arrays[LABELS] = table if np.any(table[-1]) else table[:-1]
+        config["num_class_embeds"] = len(arrays[LABELS])
     config["sample_size"] = list(sizes) if isinstance(sample_size, tuple) else sample_size
-    theirs = to_theirs(arrays, Layout.of(model, sine_first))
+    theirs = to_theirs(arrays, Layout.of(_NAMES, model, sine_first))
     return config, {name: np.ascontiguousarray(value) for name, value in theirs.items()}
 
 

@@ -21,7 +21,15 @@ import numpy as np
 from flax import traverse_util
 
 from diffax.checks import require, require_one_of
-from diffax.io.convert_weights import Tensors, check_exact, check_same, parameter_shapes, place_of
+from diffax.io.convert_weights import (
+    Tensors,
+    check_exact,
+    check_same,
+    from_torch,
+    identity,
+    parameter_shapes,
+    place_of,
+)
 from diffax.models.ncsnpp import NCSNpp
 from diffax.models.unet import UNet
 from diffax.types import Params
@@ -194,12 +202,7 @@ def _their_shape(like: np.ndarray, theirs: str) -> np.ndarray:
 
 def _to_ours(like: np.ndarray, theirs: str | None, weights: Tensors, model: UNet) -> np.ndarray:
     if theirs is None:
-        is_bias = like.ndim == 1
-        return (
-            np.zeros(like.shape, np.float32)
-            if is_bias
-            else np.eye(like.shape[2], dtype=np.float32)[None, None]
-        )
+        return identity(like)
     value = weights[theirs]
     if theirs == "map_label.weight":
         value = np.pad(value.T, ((0, 1), (0, 0)))  # nothing is added for a sample without a label
@@ -209,10 +212,8 @@ def _to_ours(like: np.ndarray, theirs: str | None, weights: Tensors, model: UNet
         value = columns.reshape(*like.shape[:-1], heads, -1, 3).swapaxes(-1, -2).reshape(like.shape)
     elif theirs.endswith(".proj.weight"):
         value = value[:, :, 0, 0].T
-    elif value.ndim == 4:
-        value = value.transpose(2, 3, 1, 0)
-    elif value.ndim == 2:
-        value = value.T
+    elif value.ndim in (2, 4):
+        value = from_torch(value)
     if theirs == "map_layer0.weight" and isinstance(model, NCSNpp):
         value = np.roll(value, value.shape[0] // 2, axis=0)  # their sines come first
     return np.ascontiguousarray(value, np.float32)

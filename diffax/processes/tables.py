@@ -25,6 +25,19 @@ def scaled_linear(
     return from_betas(np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), n) ** 2)
 
 
+def sigmoid(
+    n: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2, reach: float = 6.0
+) -> Float[np.ndarray, "n"]:
+    """``beta = beta_start + (beta_end - beta_start) sigmoid(u)``, u equally spaced in [-reach, reach].
+
+    Xu et al. 2022 (GeoDiff, arXiv:2203.02923), section 5.1.
+    """
+    _check(n, beta_start, beta_end)
+    checks.require_number("reach", reach, 0.0, np.inf, "a positive number")
+    share = 1.0 / (1.0 + np.exp(-np.linspace(-reach, reach, n)))
+    return from_betas(beta_start + (beta_end - beta_start) * share)
+
+
 def cosine(n: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Float[np.ndarray, "n"]:
     """``alpha_bar(t) = cos^2``, betas clipped. Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 17."""
     checks.require(n >= 2, "n", n, "an integer >= 2")
