@@ -6,10 +6,13 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
-.PHONY: demo test test-slow lint notebooks clean
+.PHONY: demo survey test test-slow lint notebooks clean
 
 demo: $(STAMP)
 	$(BIN)/python -m experiments.medical_survey.report --workdir=runs/demo
+
+survey: $(STAMP)
+	$(BIN)/python -m experiments.medical_survey.survey --workdir=runs/survey
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

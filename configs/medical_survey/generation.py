@@ -23,12 +23,12 @@ def get_config(variant: str = "demo") -> ConfigDict:
     demo = {"eval.n": 400}
     smoke = {"eval.guidance": (1.0,), "eval.reader_steps": 5, "eval.n": 100}
     volumes = {
-        "model": task_settings.UNET | {"name": "UNet3D", "channels": 24},
+        "model": task_settings.UNET | {"name": "UNet3D", "channels": 16},
         "classifier": False,  # of slices alone
         "data.dims": 3,
         "data.size": 24,
         "train.batch_size": 8,
-        "train.num_steps": 800,
+        "train.num_steps": 700,
         "eval.guidance": (1.0, 2.0),
         "eval.n": 64,
     }

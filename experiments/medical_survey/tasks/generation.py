@@ -52,10 +52,8 @@ def make_task(config: ConfigDict) -> base.Task:
             name = f"guidance_{scale:g}"
             found[name] = quality(drawn, held[:n], real) | read_classes(classifier, drawn, labels)
             samples.write_npz(workdir / f"samples-{name}.npz", image=drawn, label=labels)
-            sheets.sheet(
-                workdir / f"samples-{name}.png", flat(drawn)[: 60 if config.data.dims == 2 else 64], 10
-            )
-        sheets.sheet(workdir / "held-out.png", flat(held)[:60], 10)
+            _sheet(workdir / f"samples-{name}.png", drawn)
+        _sheet(workdir / "held-out.png", held)
         found[""] = found[f"guidance_{config.eval.guidance[0]:g}"]
         found |= references(real[:n], held, real)
         if classifier:
@@ -67,7 +65,7 @@ def make_task(config: ConfigDict) -> base.Task:
         labels = np.arange(config.sample.n) % max(1, config.data.classes)
         drawn = generate(prior, networks, labels, config.eval.guidance[0])
         samples.write_npz(workdir / "samples.npz", image=drawn, label=labels)
-        sheets.sheet(workdir / "samples.png", flat(drawn), 8)
+        _sheet(workdir / "samples.png", drawn)
 
     return base.Task(prior.needs, lambda key: images.init(prior, key), images.losses(prior), evaluate, draw)
 
@@ -127,6 +125,13 @@ def read_classes(
 def flat(x: Images) -> Float[np.ndarray, "m h w c"]:
     """Images, or every slice of volumes, clipped to [-1, 1]."""
     return np.clip(x.reshape(-1, *x.shape[-3:]), -1, 1)
+
+
+def _sheet(path: Path, x: Images) -> None:
+    """The first sixty images, or a row of ten slices for each of six volumes."""
+    if x.ndim == 5:
+        x = x[:6, np.linspace(0, x.shape[1] - 1, 12).round().astype(int)[1:-1]]
+    sheets.sheet(path, flat(x)[:60], 10)
 
 
 def _planes(x: Images) -> Float[np.ndarray, "n h w c"]:
