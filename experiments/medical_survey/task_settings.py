@@ -103,7 +103,8 @@ def base() -> ConfigDict:
 
 
 SMOKE = {
-    "model": UNET | {"channels": 8, "heads": 1},
+    "model.channels": 8,
+    "model.heads": 1,
     "data.size": 16,
     "data.heads": 64,
     "train.num_steps": 6,

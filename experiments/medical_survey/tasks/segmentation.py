@@ -8,6 +8,7 @@ the same U-Net with cross-entropy on the same masks; its probabilities are drawn
 samples are compared.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,10 @@ def energy(samples: Float[np.ndarray, "d n h w 1"], ill: Batch) -> dict[str, mea
 
 
 def doubt(spread: Masks, mean: Masks, truth: Masks) -> measures.Value:
-    """Whether pixels that are wrong are those where the answer is in doubt: the area under the ROC curve."""
+    """Whether wrong pixels are those where the answer is in doubt: the area under the ROC curve, NaN for none."""
     wrong = (mean > 0.5) != (np.asarray(truth) > 0)
+    if wrong.all() or not wrong.any():
+        return math.nan
     return measures.pooled(auroc, len(spread), spread, wrong)
 
 
