@@ -131,7 +131,7 @@ def energy(samples: Float[np.ndarray, "d n h w 1"], ill: Batch) -> dict[str, mea
 
 
 def doubt(spread: Masks, mean: Masks, truth: Masks) -> measures.Value:
-    """Whether wrong pixels are those where the answer is in doubt: the area under the ROC curve, NaN for none."""
+    """Whether wrong pixels are those in doubt: the area under the ROC curve, NaN where none is wrong."""
     wrong = (mean > 0.5) != (np.asarray(truth) > 0)
     if wrong.all() or not wrong.any():
         return math.nan
