@@ -35,9 +35,10 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "flow": FLOW,
         "model": task_settings.UNET | {"channels": 24},
         "loss.similarity": 2.0,  # lambda, of the NCC
+        "loss.window": 9,  # of the NCC, in pixels
         "loss.smoothness": 0.5,  # lambda_s
         "loss.at_zero": 0.5,  # share of fixed images without noise, as where it registers
-        "train.num_steps": 800,
+        "train.num_steps": 600,
     }
     return task_settings.variant_of(
         variant, "registration", EVALUATION, demo=demo, smoke={"train.num_steps": 6}

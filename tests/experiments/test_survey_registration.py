@@ -31,7 +31,8 @@ def pairs():
         inside = (slice(None), slice(edge, -edge), slice(edge, -edge))
         tissue[inside], grey[inside] = label, 0.5 * label - 0.9
     cases = {"A": jnp.asarray(grey)[..., None], "tissue": jnp.asarray(tissue)}
-    return warped_pairs.make_pairs(tiny(**{"flow.noise": 0.0}), cases, jax.random.key(3))
+    config = tiny(**{"flow.noise": 0.0})
+    return jax.jit(lambda cases: warped_pairs.make_pairs(config, cases, jax.random.key(3)))(cases)
 
 
 def test_the_true_flow_is_perfect_and_no_flow_changes_nothing(pairs):
@@ -91,22 +92,25 @@ class Mix(nn.Module):
 
 def test_the_losses_have_finite_gradients():
     """On pairs as a folder has them: what draws flows is compiled by the pairs above."""
-    config = tiny(**{"data.source": "", "data.fixed": "f", "data.moving": "m"})
+    config = tiny(**{"data.source": "", "data.fixed": "f", "data.moving": "m", "loss.window": 3})
     process = registration.make_networks(config).process
     networks = registration.Networks(Mix(1), Mix(2), process)
     images = 0.5 * jax.random.normal(jax.random.key(0), (2, 4, 8, 8, 1))
-    cases = {"f": images[0], "m": images[1]}
-    params = registration.init_params(networks, warped_pairs.Pairs(images[0], *[None] * 4), jax.random.key(2))
     losses = {k: make(config, networks) for k, make in MAKE.items()}
-    found = jax.jit(jax.value_and_grad(losses["model"], has_aux=True))(params["model"], cases, KEY)
-    (loss, metrics), gradients = found
+
+    @jax.jit
+    def run(cases):
+        pairs = warped_pairs.make_pairs(config, cases, KEY)
+        params = registration.init_params(networks, pairs, KEY)
+        assert jax.eval_shape(losses["baseline"], params["baseline"], cases, KEY)[0].shape == ()
+        return jax.value_and_grad(losses["model"], has_aux=True)(params["model"], cases, KEY)
+
+    (loss, metrics), gradients = run({"f": images[0], "m": images[1]})
     assert np.isfinite([loss, *metrics.values()]).all()
     assert set(metrics) == {"noise_error", "ncc"}
     norms = [float(jnp.linalg.norm(g)) for g in jax.tree.leaves(gradients)]
     assert np.isfinite(norms).all()
     assert min(norms) > 0
-    plain, _ = jax.eval_shape(losses["baseline"], params["baseline"], cases, KEY)
-    assert plain.shape == ()
 
 
 def test_the_configured_networks_give_noise_and_flows():
@@ -129,6 +133,17 @@ def test_the_grid_is_straight_without_a_flow_and_moves_with_one():
     moved = np.broadcast_to(np.array([1.0, 0.0], np.float32), (1, SIZE, SIZE, 2))
     shifted = registration_figures.grid_picture(moved, zoom=2, lines=4)
     np.testing.assert_allclose(shifted[0, :-2], straight[0, 2:], atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["demo", "smoke", "full"])
+def test_variants_have_every_field(variant):
+    config = config_file.get_config(variant)
+    assert config.task == "registration"
+    assert warped_pairs.fields(config) == ("A", "tissue")
+    assert config.sample.ema in config.train.ema
+    networks = registration.make_networks(config)
+    assert networks.flow.out_channels == 2
+    assert config.data.size % (networks.noise.patch_size * 2 ** len(networks.noise.channel_multipliers)) == 0
 
 
 def test_folders_without_pairs_are_named(tmp_path):

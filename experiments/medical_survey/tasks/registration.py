@@ -63,7 +63,8 @@ def make_task(config: ConfigDict) -> base.Task:
     cases, networks = open_cases(config, needs), make_networks(config)
 
     def held_out(n: int) -> Pairs:
-        return make_pairs(config, cases.held_out(n), jax.random.key(config.seed + 31))
+        key = jax.random.key(config.seed + 31)
+        return jax.jit(lambda found: make_pairs(config, found, key))(cases.held_out(n))
 
     def ways(found: base.Networks) -> registration_figures.Ways:
         return make_ways(networks, found)
@@ -137,7 +138,7 @@ def field_loss(config: ConfigDict, networks: Networks) -> LossFn:
 
 def dissimilarity(config: ConfigDict, pairs: Pairs, flow: Flow) -> tuple[Array, dict[str, Array]]:
     """``lambda (-NCC) + lambda_s |differences of the flow|^2``, and the mean NCC; no truth is used."""
-    ncc = jnp.mean(local_ncc(warp(pairs.moving, flow), pairs.fixed))
+    ncc = jnp.mean(local_ncc(warp(pairs.moving, flow), pairs.fixed, config.loss.window))
     rough = jnp.mean(smoothness(flow))
     return config.loss.smoothness * rough - config.loss.similarity * ncc, {"ncc": ncc}
 
