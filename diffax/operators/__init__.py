@@ -36,6 +36,7 @@ from diffax.operators.warping import (
     random_flow,
     smoothness,
     warp,
+    warp_labels,
 )
 
 __all__ = [
@@ -79,5 +80,6 @@ __all__ = [
     "smoothness",
     "true_acceleration",
     "warp",
+    "warp_labels",
     "warping",
 ]

@@ -37,6 +37,14 @@ def warp(image: Float[Array, "b *s c"], flow: Float[Array, "b *t d"]) -> Float[A
     return result
 
 
+def warp_labels(labels: Int[Array, "b *s"], flow: Float[Array, "b *s d"], classes: int) -> Int[Array, "b *s"]:
+    r"""Labels 0 .. ``classes - 1`` moved as :func:`warp` moves images: at each pixel the label of which the
+    interpolation brings the largest share, the smallest of equal ones. Raises as :func:`warp`.
+    """
+    require(classes >= 1, "classes", classes, "an integer >= 1")
+    return jnp.argmax(warp(jax.nn.one_hot(labels, classes), flow), axis=-1).astype(jnp.int32)
+
+
 def compose(first: Float[Array, "b *s d"], second: Float[Array, "b *s d"]) -> Float[Array, "b *s d"]:
     r"""The flow of both warps: ``warp(x, compose(first, second)) = warp(warp(x, first), second)``.
 

@@ -61,6 +61,18 @@ def test_integer_shifts_move_pixels_and_no_shift_none():
     np.testing.assert_array_equal(got, np.repeat(line[:, :, :1], 5, axis=2))
 
 
+def test_labels_move_to_the_pixels_that_they_fill_most():
+    """Shifts by whole pixels carry them exactly; of a shift by 0.4 or 0.6 the nearer neighbour's is kept."""
+    labels = jnp.array([[[0, 2, 2, 1], [3, 0, 1, 1]]])
+    for shift, expected in (
+        (1.0, [[2, 2, 1, 1], [0, 1, 1, 1]]),
+        (0.4, labels[0]),
+        (0.6, [[2, 2, 1, 1], [0, 1, 1, 1]]),
+    ):
+        flow = jnp.broadcast_to(jnp.array([0.0, shift]), (1, 2, 4, 2))
+        np.testing.assert_array_equal(warping.warp_labels(labels, flow, 4)[0], expected)
+
+
 def test_derivatives_are_those_of_differences(float64):
     x, flow = (v.astype(jnp.float64) for v in (image(4, 1, 4, 5, 2), 1.5 * image(5, 1, 4, 5, 2)))
     weights = image(6, 1, 4, 5, 2).astype(jnp.float64)
