@@ -22,5 +22,10 @@ EVALUATION = {
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
     smoke = {"eval.draws": 1, "eval.steps": 2, "eval.noise": (0.1,)}
-    alone = {"supervision": "noisy", "classifier": False, "eval.noise": (0.1,)}
+    alone = {
+        "supervision": "noisy",
+        "classifier": False,
+        "eval.noise": (0.1,),
+        "train.num_steps": 900,
+    }
     return task_settings.variant_of(variant, "denoising", EVALUATION, smoke=smoke, self_supervised=alone)

@@ -18,7 +18,7 @@ EVALUATION = {
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    demo = {"sample.steps": 10, "train.num_steps": 900}
+    demo = {"sample.steps": 10, "train.num_steps": 900, "loss.weighting.target": "x0"}
     return task_settings.variant_of(
         variant, "segmentation", EVALUATION, demo=demo, smoke={"eval.draws": 2, "train.num_steps": 6}
     )

@@ -52,7 +52,6 @@ def base() -> ConfigDict:
                 "image": "B",  # the field that tasks of one image use
                 "target": "B",  # what translation makes of the image
                 "inputs": ("A", "B"),  # what segmentation sees
-                "mask_scale": 0.25,  # contrast of the masks that segmentation diffuses
                 "classes": 2,  # of the labels; 0 to ignore them
                 "size": 32,
                 "dims": 2,

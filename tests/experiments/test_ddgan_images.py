@@ -27,6 +27,7 @@ def run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_figures(run):
     result = json.loads((run / "result.json").read_text())
     figures = {figure["name"]: figure for figure in result["figures"]}
@@ -55,6 +56,7 @@ def test_the_figures(run):
     assert values["real/frechet"] < 0.2 * values["noise/frechet"]
 
 
+@pytest.mark.slow
 def test_the_pictures_and_arrays(run):
     with np.load(run / "samples.npz") as arrays:
         assert arrays["image"].shape == (10, 8, 8, 3)  # of --mode=sample, which came last
@@ -83,6 +85,7 @@ def test_strokes(run, tmp_path):
         assert picture.size == (8, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

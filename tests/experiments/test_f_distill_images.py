@@ -161,6 +161,7 @@ def test_mistakes_end_with_one_line(run, tmp_path, module, flags, said):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_runs_side_by_side(run, tmp_path):
     done = launch_module("experiments.f_distill.compare", workdirs=run, out=tmp_path / "pareto.png")
     assert done.returncode == 0, done.stderr
@@ -202,7 +203,7 @@ def test_configurations_build(name, variant):
 
 @pytest.mark.parametrize(
     "framework",
-    [*(pytest.param(f"{name}_digits", marks=pytest.mark.slow) for name in ("ddpm", "sde")), "ncsn_digits"],
+    [pytest.param(f"{name}_digits", marks=pytest.mark.slow) for name in ("ddpm", "sde", "ncsn")],
 )
 def test_teachers_of_every_framework(tmp_path, framework):
     """Other processes, predictions and times than EDM's: the student starts as their estimate."""

@@ -1,11 +1,10 @@
 """Segmentation by an ensemble of samples: the mask is what is diffused, the image is the condition.
 
-Each step draws the mask of one annotator, so samples differ as annotators do, and their mean is a
-probability (Wolleb et al. 2022, arXiv:2112.03145; Wu et al. 2022, MedSegDiff). Masks are shrunk to
-``config.data.mask_scale``: at full contrast they shine through all but the strongest noise, and the network
-would hardly learn to look at the image (Chen et al. 2023, arXiv:2210.06366, section 3.3). The baseline is
-the same U-Net with cross-entropy on the same masks; its probabilities are drawn from pixel by pixel where
-samples are compared.
+Each step draws the mask of one annotator, so samples differ as annotators do, and their mean is a probability
+(Wolleb et al. 2022, arXiv:2112.03145; Wu et al. 2022, MedSegDiff). The loss is on x0: on noise or v it is
+nearly all of steps where the mask itself shines through, and the network hardly learns to look at the image.
+The baseline is the same U-Net with cross-entropy on the same masks; its probabilities are drawn from pixel by
+pixel where samples are compared.
 """
 
 import math
@@ -39,14 +38,11 @@ def make_task(config: ConfigDict) -> base.Task:
     """The task for the modalities in ``config.data.inputs``."""
     needs = (*config.data.inputs, "mask", "annotators", "label")
     cases = open_cases(config, needs)
-    scale = config.data.mask_scale
-    model = paired.make_model(
-        config, lambda batch: stacked(config, batch), lambda batch, key: scale * one_annotator(batch, key)
-    )
+    model = paired.make_model(config, lambda batch: stacked(config, batch), one_annotator)
 
     def predict(networks: base.Networks, found: Batch, count: int) -> tuple[Masks, Masks]:
         x = jnp.asarray(stacked(config, found))
-        samples = jnp.clip(paired.draws(config, model, networks["model"], x, count) / scale, -1, 1) / 2 + 0.5
+        samples = (paired.draws(config, model, networks["model"], x, count) + 1) / 2
         plain = jax.nn.sigmoid(
             jax.jit(paired.answer, static_argnums=0)(model.network, networks["baseline"], x)
         )
@@ -79,10 +75,7 @@ def make_task(config: ConfigDict) -> base.Task:
         ill = cases.held_out(config.sample.n, 1)
         pictures.rows(workdir / "samples-masks.png", _columns(config, ill, *predict(networks, ill, 3)))
 
-    def error(logits: Array, target: Array) -> Array:
-        return cross_entropy(logits, target / scale)
-
-    losses = paired.losses(config, model, error)
+    losses = paired.losses(config, model, cross_entropy)
     return base.Task(needs, paired.init(config, model, needs), losses, evaluate, draw)
 
 
