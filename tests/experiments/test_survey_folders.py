@@ -14,7 +14,15 @@ SHAPE = (12, 10, 4)
 
 
 def settings(root, **more):
-    return {"source": str(root), "holdout": 0.34, "value_range": (), "size": 16, "min_content": 0.0, **more}
+    return {
+        "source": str(root),
+        "holdout": 0.34,
+        "value_range": (),
+        "size": 16,
+        "min_content": 0.0,
+        "classes": 2,
+        **more,
+    }
 
 
 def write(path, array, affine=None):
@@ -146,10 +154,18 @@ def test_what_is_refused(root, what, words):
         folders.read(settings(root), "all", ("A", "B", "mask", "annotators", "label"))
 
 
+@pytest.mark.parametrize("classes", [1, 3])
+def test_classes_that_training_lacks_or_does_not_expect(root, classes):
+    with pytest.raises(ValueError, match=r"labels for training: got \[0, 1\]"):
+        folders.read(settings(root, classes=classes), "train", ("A", "label"))
+    assert len(folders.read(settings(root, classes=0), "train", ("A", "label"))["label"]) == 8
+
+
 def test_a_class_that_is_missing(root):
     config = ConfigDict(task_settings.base().to_dict())
     config.data.update(settings(root))
     cases = open_cases(config, ("A", "label", "mask"))
+    np.testing.assert_array_equal(cases.training(20, 1)["label"], np.ones(4))
     with pytest.raises(ValueError, match="cases of label"):
         cases.held_out(2, 3)
 

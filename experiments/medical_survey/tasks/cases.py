@@ -42,6 +42,7 @@ def open_cases(config: ConfigDict, needs: Sequence[str]) -> Cases:
     """The cases of a configuration; ``ValueError`` for a folder without a field that is needed."""
     if config.data.source == PHANTOMS:
         return _phantoms(config)
+    checks.require(config.data.dims == 2, "config.data.dims", config.data.dims, "2 for a folder: its slices")
     train = folders.read(config.data, "train", needs)
     count = len(next(iter(train.values())))
     return Cases(

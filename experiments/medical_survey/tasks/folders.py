@@ -55,6 +55,8 @@ def read(config: Mapping[str, Any], split: str, needs: Sequence[str]) -> Batch:
         found["label"] = np.repeat([labels[name] for name in chosen], counts).astype(np.int32)
     elif "mask" in found:
         found["label"] = found["mask"].any(axis=(1, 2, 3)).astype(np.int32)
+    if "label" in needs and split == "train":
+        _check_classes(found["label"], config["classes"], str(root))
     if "annotators" in needs:
         found["annotators"] = np.concatenate([found[name] for name in masks], axis=-1)
     return found
@@ -96,6 +98,13 @@ def _labels(path: Path, names: Sequence[str]) -> dict[str, int]:
     classes = sorted({found[name] for name in names})
     require(classes == list(range(len(classes))), f"{path}: labels", classes, "0, 1, ... without gaps")
     return found
+
+
+def _check_classes(labels: np.ndarray, classes: int, where: str) -> None:
+    """Every class is there to be learnt, and no other; 0 classes ignore labels."""
+    found = [int(k) for k in np.unique(labels)]
+    allowed = f"0 to {classes - 1}, each at least once (or another --config.data.classes, 0 to ignore labels)"
+    require(classes == 0 or found == list(range(classes)), f"{where}: labels for training", found, allowed)
 
 
 def _case(config: Mapping[str, Any], name: str, paths: Mapping[str, Path]) -> dict[str, np.ndarray]:
