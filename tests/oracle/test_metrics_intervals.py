@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffax.evaluation import bootstrap_interval
+from diffax.evaluation import bootstrap_interval, bootstrap_statistic
 
 
 @pytest.mark.parametrize(("level", "n"), [(0.8, 40), (0.95, 40)])
@@ -55,3 +55,26 @@ def test_one_case_has_an_interval_of_no_width():
 def test_intervals_refuse_and_name(arguments, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(**arguments)
+
+
+def test_a_statistic_of_all_cases():
+    """For the mean it is the other function's interval, up to the draws; the median has its own."""
+    values = np.random.default_rng(4).exponential(size=80)
+    mean = bootstrap_statistic(lambda rows: values[rows].mean(), 80, resamples=3000)
+    other = bootstrap_interval(values, resamples=3000)
+    assert mean.mean == pytest.approx(values.mean())
+    assert mean[1:] == pytest.approx(other[1:], abs=0.1 * (other.high - other.low))
+    median = bootstrap_statistic(lambda rows: float(np.median(values[rows])), 80)
+    assert median.low < np.log(2) < median.high
+    assert median == bootstrap_statistic(lambda rows: float(np.median(values[rows])), 80)
+
+
+def test_resamples_without_an_answer_are_left_out():
+    def needs_the_first(rows):
+        if 0 not in rows:
+            raise ValueError("no first case")
+        return 2.0
+
+    assert bootstrap_statistic(needs_the_first, 3) == (2.0, 2.0, 2.0)
+    with pytest.raises(ValueError, match="n: got 0"):
+        bootstrap_statistic(needs_the_first, 0)
