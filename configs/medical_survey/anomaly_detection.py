@@ -18,7 +18,7 @@ EVALUATION = {
     "depth_ddim": 0.6,  # to which DDIM encodes
     "steps_ddim": 40,
     "guidance": 2.0,  # of the classifier-free way
-    "classifier_scale": 100.0,
+    "classifier_scale": 30.0,
     "components": 30,  # of the baseline by principal axes
 }
 
