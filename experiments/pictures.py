@@ -29,6 +29,6 @@ def scatter(
     pyplot.close(figure)
 
 
-def sheet(path: Path, images: Float[np.ndarray, "n h w c"], columns: int = 10) -> None:
-    """Images in rows, enlarged to be looked at."""
-    save_png(path, tile(np.clip(images, -1, 1), columns=columns, zoom=max(1, 40 // images.shape[1])))
+def sheet(path: Path, images: Float[np.ndarray, "n h w c"], columns: int = 10, side: int = 40) -> None:
+    """Images in rows, enlarged to be looked at: by a whole number, to ``side`` pixels or a little less."""
+    save_png(path, tile(np.clip(images, -1, 1), columns=columns, zoom=max(1, side // images.shape[1])))

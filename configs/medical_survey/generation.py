@@ -28,7 +28,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "data.dims": 3,
         "data.size": 24,
         "train.batch_size": 8,
-        "train.num_steps": 700,
+        "train.num_steps": 500,
         "eval.guidance": (1.0, 2.0),
         "eval.n": 64,
     }

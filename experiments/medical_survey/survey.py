@@ -59,7 +59,7 @@ ENTRIES = (
     Entry("denoising", SHARED, "psnr_0.1", "", "non_local_means"),
     Entry("denoising", "denoising-self_supervised", "psnr_0.1", "", "non_local_means", "self_supervised"),
     Entry("reconstruction", SHARED, "mri_psnr", "", "tv"),
-    Entry("classification", SHARED, "accuracy", "features", "cnn"),
+    Entry("classification", SHARED, "accuracy", "", "cnn"),
     Entry("generation", SHARED, "frechet", "", "gaussian", lower=True),
     Entry("generation", "volumes", "frechet", "", "gaussian", "volumes", lower=True),
     Entry("text_conditioned_generation", "reports", "all_facts", "", "gaussian"),

@@ -131,7 +131,7 @@ def _sheet(path: Path, x: Images) -> None:
     """The first sixty images, or a row of ten slices for each of six volumes."""
     if x.ndim == 5:
         x = x[:6, np.linspace(0, x.shape[1] - 1, 12).round().astype(int)[1:-1]]
-    sheets.sheet(path, flat(x)[:60], 10)
+    sheets.sheet(path, flat(x)[:60], 10, side=96)
 
 
 def _planes(x: Images) -> Float[np.ndarray, "n h w c"]:
