@@ -53,6 +53,7 @@ def make_task(config: ConfigDict) -> base.Task:
             shown[name] = x_hat
         found |= baselines(prior, ill, well)
         pictures.rows(workdir / "anomalies.png", _columns(prior, ill, shown))
+        n = len(ill["mask"])  # a folder may have fewer
         return measures.report(found, n_real=n, n_fake=n, split=prior.cases.split, seed=config.seed)
 
     def draw(networks: base.Networks, workdir: Path) -> None:

@@ -51,7 +51,7 @@ def make_task(config: ConfigDict) -> base.Task:
             found = images.log_probabilities(prior, networks["classifier"], jnp.asarray(x), clean)
             scores["noisy_classifier"] = np.asarray(found)
         _picture(workdir / "classified.png", x, truth, scores[""])
-        about = {"n_real": config.eval.n, "split": prior.cases.split, "seed": config.seed}
+        about = {"n_real": len(x), "split": prior.cases.split, "seed": config.seed}
         return measures.report({name: measure(s, truth) for name, s in scores.items()}, **about)
 
     def draw(networks: base.Networks, workdir: Path) -> None:

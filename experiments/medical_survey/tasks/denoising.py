@@ -56,7 +56,7 @@ def make_task(config: ConfigDict) -> base.Task:
                 found.setdefault(name, {}).update({f"{k}_{level:g}": v for k, v in own.items()})
             shown = {"truth": truth} | {k or "estimate": v for k, v in answers.items()}
         pictures.rows(workdir / "denoised.png", shown)
-        about = {"n_real": config.eval.n, "n_fake": config.eval.n, "seed": config.seed}
+        about = {"n_real": len(truth), "n_fake": len(truth), "seed": config.seed}
         return measures.report(found, **about, split=prior.cases.split, extractor=measures.AGREEMENT)
 
     def draw(networks: base.Networks, workdir: Path) -> None:

@@ -42,8 +42,10 @@ def make_task(config: ConfigDict) -> base.Task:
     prior = images.make_prior(config)
 
     def evaluate(networks: base.Networks, workdir: Path) -> Mapping[str, Any]:
-        n = config.eval.n
-        real, held = (take(2 * n)[prior.field] for take in (prior.cases.training, prior.cases.held_out))
+        real, held = (
+            take(2 * config.eval.n)[prior.field] for take in (prior.cases.training, prior.cases.held_out)
+        )
+        n = min(config.eval.n, len(held), len(real) // 2)  # a folder may have fewer
         classifier = train_reader(prior) if config.data.classes else None
         labels = np.arange(n) % max(1, config.data.classes)
         found: dict[str, dict[str, Any]] = {}
@@ -83,11 +85,12 @@ def quality(drawn: Images, held: Images, real: Images) -> dict[str, float]:
     features = [extract(extractor, flat(x)) for x in (held, drawn)]
     copies = copy_check(drawn, real, held)
     found = {
-        "frechet": frechet_distance(*features),
         "kid": kernel_distance(*features, subset_size=min(50, len(drawn) // 2)).value,
         "copy_median_ratio": copies.median_ratio,
         "copy_duplicates": float(copies.duplicates),
     }
+    if min(map(len, features)) > extractor.dim:  # fewer determine no covariance
+        found = {"frechet": frechet_distance(*features)} | found
     return found | ({"slice_step": _step(drawn) / _step(held)} if drawn.ndim == 5 else {})
 
 

@@ -57,7 +57,7 @@ def make_task(config: ConfigDict) -> base.Task:
             for group, values in own.items():
                 found.setdefault(group, {}).update({f"{name}_{k}": v for k, v in values.items()})
             pictures.rows(workdir / f"reconstructed-{name}.png", shown)
-        about = {"n_real": config.eval.n, "n_fake": config.eval.n, "seed": config.seed}
+        about = {"n_real": len(truth), "n_fake": len(truth), "seed": config.seed}
         return measures.report(found, **about, split=prior.cases.split, extractor=measures.AGREEMENT)
 
     def draw(networks: base.Networks, workdir: Path) -> None:

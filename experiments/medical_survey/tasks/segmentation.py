@@ -49,8 +49,9 @@ def make_task(config: ConfigDict) -> base.Task:
         return np.asarray(samples), np.asarray(plain)
 
     def evaluate(networks: base.Networks, workdir: Path) -> Mapping[str, Any]:
-        n, count = config.eval.n, config.eval.draws
-        ill, well = cases.held_out(n, 1), cases.held_out(n, 0)
+        count = config.eval.draws
+        ill, well = cases.held_out(config.eval.n, 1), cases.held_out(config.eval.n, 0)
+        n = len(ill["mask"])  # a folder may have fewer
         samples, plain = predict(networks, ill, count)
         samples_well, plain_well = predict(networks, well, count)
         rng = np.random.default_rng(config.seed)

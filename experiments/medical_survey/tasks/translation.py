@@ -123,7 +123,7 @@ def _report(
     measured = {k: measures.agreement(np.clip(v, -1, 1), test[wanted]) for k, v in everything.items()}
     shown = {given: test[given], **{k or "diffusion": v for k, v in everything.items()}, wanted: test[wanted]}
     pictures.rows(picture, shown)
-    about = {"n_real": config.eval.n, "n_fake": config.eval.n, "seed": config.seed}
+    about = {"n_real": len(test[given]), "n_fake": len(test[given]), "seed": config.seed}
     return measures.report(measured, **about, split=cases.split, extractor=measures.AGREEMENT)
 
 
