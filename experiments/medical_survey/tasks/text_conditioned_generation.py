@@ -49,7 +49,8 @@ def make_task(config: ConfigDict) -> base.Task:
     def example(batch: Batch, key: Key[Array, ""]) -> base.Example:
         facts = phantoms.facts(batch)
         said = ~jax.random.bernoulli(key, config.drop_facts, facts.shape)
-        return base.Example(batch[field], {"vector": reports.report_vectors(facts, said)})
+        vector = reports.report_vectors(facts, said)
+        return base.Example(batch[field], {"vector": vector, "concat": places(len(vector), size)})
 
     model = base.Model(network, build.make_process(config.process), (size, size, 1), example)
 
@@ -92,7 +93,14 @@ def generate(
     """An image for each report."""
     run = base.make_sample(config, model, compose(classifier_free(scale), static_threshold()))
     keys = jax.random.split(jax.random.key(config.seed + 30), len(vectors))
-    return np.asarray(run(params, keys, {"vector": jnp.asarray(vectors)}))
+    cond = {"vector": jnp.asarray(vectors), "concat": places(len(vectors), config.data.size)}
+    return np.asarray(run(params, keys, cond))
+
+
+def places(n: int, size: int) -> Float[Array, "n size size 2"]:
+    """Where each pixel lies, in [-1, 1]: heads are nearly symmetric, and tell no convolution left from right."""
+    axis = (jnp.arange(size) + 0.5) / size * 2 - 1
+    return jnp.broadcast_to(jnp.stack(jnp.meshgrid(axis, axis), axis=-1), (n, size, size, 2))
 
 
 def reports_of(facts: Bool[np.ndarray, "n 4"]) -> Float[np.ndarray, "n w"]:
