@@ -98,7 +98,7 @@ def generate(
 
 
 def places(n: int, size: int) -> Float[Array, "n size size 2"]:
-    """Where each pixel lies, in [-1, 1]: heads are nearly symmetric, and tell no convolution left from right."""
+    """Where each pixel lies, in [-1, 1]: heads are nearly symmetric, and hardly tell left from right."""
     axis = (jnp.arange(size) + 0.5) / size * 2 - 1
     return jnp.broadcast_to(jnp.stack(jnp.meshgrid(axis, axis), axis=-1), (n, size, size, 2))
 
