@@ -108,7 +108,7 @@ def single(request):
 class TestMeshes:
     @pytest.mark.parametrize(
         "sizes",
-        [pytest.param(sizes, marks=pytest.mark.slow if sizes != (2, 2, 2) else []) for sizes in MESHES],
+        [pytest.param(sizes, marks=pytest.mark.slow) for sizes in MESHES],  # in CI: test_hosts, 2 x 2 x 2
         ids=str,
     )
     def test_losses_and_samples_are_those_of_one_device(self, single, sizes):
