@@ -37,6 +37,15 @@ CHECKPOINTS = {
     "best": "",  # a metric, such as valid_loss; the best checkpoint by it is kept too
 }
 
+SHORT_RUN = {  # the optimiser of a small network that has a thousand steps
+    "learning_rate": 4e-3,
+    "warmup_steps": 50,
+    "schedule": "cosine",
+    "weight_decay": 0.01,
+    "clip_norm": 1.0,
+    "beta2": 0.98,
+}
+
 
 def variant_of(
     name: str | None,

@@ -75,7 +75,7 @@ def run(entry: Entry, variant: str, workdir: Path) -> survey_page.Section | None
     if not modes.train(config, str(trained)):
         return None
     note = folder / "result.json"
-    if folder == trained or not note.exists():
+    if not note.exists():
         experiment, state = modes.load(config, trained)
         folder.mkdir(parents=True, exist_ok=True)
         modes.write_figures(config, folder, state, experiment.evaluate(state, folder))

@@ -35,7 +35,8 @@ def facts(sections: Sequence[Section]) -> str:
     minutes = sum(s.seconds for s in sections) / 60
     return (
         f"Held-out cases: {figure.split}; seed {figure.seed}; {notes.get('device', 'unknown device')}, "
-        f"jax {notes.get('jax', '')}. In brackets 95 % intervals over cases. {minutes:.0f} minutes in all."
+        f"jax {notes.get('jax', '')}. In brackets 95 % intervals over cases. "
+        f"{minutes:.0f} minutes in this call."
     )
 
 

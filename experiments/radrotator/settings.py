@@ -76,14 +76,7 @@ def base() -> ConfigDict:
                 "log_every": 100,
                 "checkpoint_every": 450,
                 **defaults.CHECKPOINTS,
-                "optimizer": {
-                    "learning_rate": 4e-3,
-                    "warmup_steps": 50,
-                    "schedule": "cosine",
-                    "weight_decay": 0.01,
-                    "clip_norm": 1.0,
-                    "beta2": 0.98,
-                },
+                "optimizer": dict(defaults.SHORT_RUN),
             },
             "sample": {
                 "ema": "warmup:0.995",

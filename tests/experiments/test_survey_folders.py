@@ -78,6 +78,13 @@ def test_one_volume_is_split_in_the_middle(root):
     assert len(bright) == 11
 
 
+def test_pixels_are_square_whatever_the_spacing(tmp_path):
+    """10 x 20 voxels of 2 x 1 mm are a square of tissue: nothing is filled up."""
+    write(tmp_path / "A" / "p.nii.gz", np.ones((10, 20, 2)), np.diag([2.0, 1.0, 3.0, 1.0]))
+    found = folders.read(settings(tmp_path, value_range=(0, 1)), "all", ("A",))["A"]
+    np.testing.assert_allclose(found, 1, atol=1e-6)
+
+
 def test_several_masks_are_several_annotators(root):
     found = folders.read(settings(root), "all", ("A", "mask", "annotators"))
     assert found["annotators"].shape == (12, 16, 16, 2)

@@ -143,6 +143,8 @@ def test_masks_planted(heads):
     assert like_them["energy_distance"] == pytest.approx(0, abs=1e-12)
     assert like_them["energy_distance"] < perfect["energy_distance"] < empty["energy_distance"]
     assert segmentation.threshold(load("segmentation"), heads)["dice_pooled"] < 0.6
+    outvoted = np.stack([truth, truth, np.ones_like(truth)])  # two samples of three are right
+    assert means(segmentation.measure(outvoted, healthy, heads))["dice"] == 1
     alarms = segmentation.measure(np.stack([truth] * 3), healthy + 1, heads)["healthy_false_pixels"]
     np.testing.assert_array_equal(alarms, np.full(4, 1024.0))
 
