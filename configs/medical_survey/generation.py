@@ -13,23 +13,24 @@ from ml_collections import ConfigDict
 from experiments.medical_survey import task_settings
 
 EVALUATION = {
-    "guidance": (2.0, 0.0, 1.0, 4.0),  # the first is what distances to real images are reported of
+    "guidance": (1.0, 0.0, 2.0, 4.0),  # the first is what distances to real images are reported of
     "reader_steps": 400,  # of the classifier that tells what a sample shows
 }
 
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    demo = {"eval.n": 400}
-    smoke = {"eval.guidance": (1.0,), "eval.reader_steps": 5, "eval.n": 100}
+    demo = {"eval.n": 400, "sample.steps": 40}
+    smoke = {"eval.guidance": (1.0,), "sample.steps": 2, "eval.reader_steps": 5, "eval.n": 100}
     volumes = {
         "model": task_settings.UNET | {"name": "UNet3D", "channels": 16},
         "classifier": False,  # of slices alone
         "data.dims": 3,
         "data.size": 24,
         "train.batch_size": 8,
-        "train.num_steps": 500,
+        "train.num_steps": 350,
         "eval.guidance": (1.0, 2.0),
+        "sample.steps": 20,
         "eval.n": 64,
     }
     return task_settings.variant_of(

@@ -14,6 +14,7 @@ from experiments.medical_survey import task_settings
 EVALUATION = {
     "scans": ("mri", "ct"),
     "steps": 40,
+    "draws": 4,  # samples that are averaged
     "acceleration": 3.2,  # of the lines of k-space
     "centre": 0.125,  # share of the lines that is measured in the middle
     "views": 12,  # projections
@@ -26,5 +27,5 @@ EVALUATION = {
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    smoke = {"eval.steps": 2, "eval.tv_steps": 3}
+    smoke = {"eval.steps": 2, "eval.draws": 2, "eval.tv_steps": 3}
     return task_settings.variant_of(variant, "reconstruction", EVALUATION, smoke=smoke)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from experiments.medical_survey import task_settings
 
 EVALUATION = {
-    "guidance": (2.0, 0.0, 1.0, 4.0),  # the first is what pictures are drawn with
+    "guidance": (3.0, 0.0, 1.0, 2.0),  # the first is what pictures are drawn with
     "reader_steps": 800,  # of the classifier that tells which facts a sample shows
 }
 PROMPTS = (
@@ -29,8 +29,19 @@ PROMPTS = (
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    demo = {"eval.n": 250, "sample.prompts": PROMPTS}
-    smoke = {"eval.n": 100, "eval.guidance": (1.0,), "eval.reader_steps": 5, "sample.prompts": PROMPTS[:2]}
+    demo = {
+        "eval.n": 250,
+        "sample.prompts": PROMPTS,
+        "loss.weighting": {"name": "simple", "target": "x0"},  # facts are decided where noise is high
+        "train.num_steps": 1000,
+    }
+    smoke = {
+        "train.num_steps": 6,
+        "eval.n": 100,
+        "eval.guidance": (1.0,),
+        "eval.reader_steps": 5,
+        "sample.prompts": PROMPTS[:2],
+    }
     return task_settings.variant_of(
         variant, "text_conditioned_generation", EVALUATION, demo=demo, smoke=smoke
     )

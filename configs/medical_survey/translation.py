@@ -20,9 +20,13 @@ EVALUATION = {
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    demo = {"data.image": "A", "train.num_steps": 900}
+    demo = {
+        "data.image": "A",
+        "train.num_steps": 700,
+        "loss.weighting": {"name": "simple", "target": "v"},
+    }
     smoke = {"eval.draws": 2, "eval.steps": 2, "train.num_steps": 6}
-    unpaired = {"pairs": "unpaired", "train.num_steps": 1200}
+    unpaired = {"pairs": "unpaired", "train.num_steps": 1000}
     return task_settings.variant_of(
         variant, "translation", EVALUATION, demo=demo, smoke=smoke, unpaired=unpaired
     )

@@ -49,6 +49,24 @@ def perturb(
     return per_sample(process.alpha(t), x0) * x0 + per_sample(process.sigma(t), x0) * eps
 
 
+def perturb_noisy(
+    process: GaussianProcess,
+    y: Float[Array, "b ..."],
+    eps: Float[Array, "b ..."],
+    t: Float[Array, "b"],
+    std: float | Float[Array, ""],
+) -> Float[Array, "b ..."]:
+    """x_t of the x0 behind ``y = x0 + std n``, n from N(0, 1): ``alpha y`` and the noise it lacks.
+
+    ``alpha(t) y + sqrt(sigma(t)^2 - (alpha(t) std)^2) eps`` is distributed as :func:`perturb`'s where t's
+    noise is at least y's, ``sigma / alpha >= std``; earlier it is ``alpha y`` alone. Learning a second
+    acquisition of x0 from it needs no clean data (Lehtinen et al. 2018, arXiv:1803.04189, without diffusion).
+    """
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    lacks = jnp.sqrt(jnp.maximum(sigma**2 - (alpha * std) ** 2, 0.0))
+    return per_sample(alpha, y) * y + per_sample(lacks, y) * eps
+
+
 def per_sample(value: Shaped[Array, "*b"], like: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Append axes of length one, so that one value per sample (or a scalar) broadcasts over samples."""
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value

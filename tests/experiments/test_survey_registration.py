@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from configs.medical_survey import registration as config_file
 from diffax.io import save_png
+from diffax.processes import Cosine
 from experiments.medical_survey.tasks import registration, registration_figures, warped_pairs
 
 SIZE = 16
@@ -94,6 +95,22 @@ class Mix(nn.Module):
         return mixed * (1 + time[:, None, None, None])
 
 
+def test_a_flow_that_grows_with_the_square_of_eta_leaves_the_straight_path():
+    """The mean of (eta^2 - eta)^2 over eta in [0, 1] is 1 / 30; what grows with eta itself misses nothing."""
+
+    class Power(nn.Module):
+        exponent: int
+
+        def __call__(self, moving, time, cond):
+            return jnp.repeat(cond["concat"], 2, axis=-1) ** self.exponent
+
+    ones = jnp.ones((20_000, 1, 1, 1))
+    for exponent, expected in ((1, 0.0), (2, 1 / 30)):
+        networks = registration.Networks(Mix(1), Power(exponent), Cosine())
+        found = registration.path_error(networks, {}, KEY, ones, ones, jnp.repeat(ones, 2, axis=-1))
+        assert float(found) == pytest.approx(expected, rel=0.02, abs=1e-9)
+
+
 def test_the_losses_have_finite_gradients():
     """On pairs as a folder has them: what draws flows is compiled by the pairs above."""
     config = tiny(**{"data.source": "", "data.fixed": "f", "data.moving": "m", "loss.window": 3})
@@ -111,7 +128,7 @@ def test_the_losses_have_finite_gradients():
 
     (loss, metrics), gradients = run({"f": images[0], "m": images[1]})
     assert np.isfinite([loss, *metrics.values()]).all()
-    assert set(metrics) == {"noise_error", "ncc"}
+    assert set(metrics) == {"noise_error", "ncc", "path"}
     norms = [np.linalg.norm(g) for g in jax.tree.leaves(gradients)]
     assert np.isfinite(norms).all()
     assert min(norms) > 0

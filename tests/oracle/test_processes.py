@@ -11,12 +11,14 @@ from scipy.integrate import quad
 from diffax import (
     VE,
     VP,
+    Cosine,
     FromTable,
     RectifiedFlow,
     SubVP,
     bridge,
     convert,
     drift_diffusion,
+    gaussian_denoiser,
     grids,
     marginal,
     prior_log_prob,
@@ -24,7 +26,7 @@ from diffax import (
     tables,
     times,
 )
-from diffax.processes import TARGETS, bisect_time, perturb, transition
+from diffax.processes import TARGETS, bisect_time, perturb, perturb_noisy, transition
 
 all_processes = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 
@@ -307,3 +309,28 @@ def test_parameters_are_leaves_and_do_not_retrace():
 def test_bad_input_is_named(make, field):
     with pytest.raises(ValueError, match=field):
         make()
+
+
+def test_a_second_acquisition_teaches_the_clean_mean():
+    """Regressing it on x_t gives the slope and offset of the exact denoiser of clean images."""
+    process, std, n = Cosine(), 0.2, 200_000
+    mean, variance = 0.3, 0.2
+    keys = jax.random.split(jax.random.key(1), 4)
+    x0 = mean + variance**0.5 * jax.random.normal(keys[0], (n, 1))
+    first, second = (x0 + std * jax.random.normal(key, x0.shape) for key in keys[1:3])
+    at = times.of_level(process, jnp.asarray(0.5))
+    x = perturb_noisy(process, first, jax.random.normal(keys[3], x0.shape), jnp.full(n, at), std)
+    alpha, sigma, _ = marginal(process, at)
+    assert float(jnp.std(x - alpha * x0)) == pytest.approx(float(sigma), rel=0.01)
+    slope, offset = np.polyfit(np.asarray(x)[:, 0], np.asarray(second)[:, 0], 1)
+    exact = gaussian_denoiser(process, mean, variance)
+    two = exact(jnp.array([[0.0], [1.0]]), jnp.full(2, at), None)[:, 0]
+    assert offset == pytest.approx(float(two[0]), abs=0.01)
+    assert slope == pytest.approx(float(two[1] - two[0]), rel=0.02)
+
+
+def test_an_acquisition_with_more_noise_than_its_step_gets_none():
+    process, y = Cosine(), jnp.ones((1, 3))
+    t = times.of_level(process, jnp.asarray(0.1))[None]
+    found = perturb_noisy(process, y, jnp.ones_like(y), t, 0.2)
+    np.testing.assert_allclose(found, process.alpha(t)[:, None] * y)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from diffax import bind, sample
+from diffax.guidance import classifier_free, compose, static_threshold
 from diffax.losses import denoising_loss, drop_labels
 from diffax.processes import GaussianProcess
 from diffax.training.step import Batch, LossFn
@@ -106,3 +107,13 @@ def make_sample(
         return sample(keys, denoise, process, sampler, grid, shape=model.shape, cond=cond).x
 
     return generate
+
+
+def guided(scale: float) -> DenoiseTransform:
+    """Classifier-free guidance, then estimates within reach of [-1, 1].
+
+    Not at -1 itself: air lies there, estimates scatter about it, and cutting one side off at every step makes
+    it brighter (a third of the Frechet distance of heads).
+    """
+    clipped = static_threshold(-1.1, 1.1)
+    return clipped if scale == 1 else compose(classifier_free(scale), clipped)

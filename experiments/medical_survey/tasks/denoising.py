@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from diffax import checks, sample
-from diffax.processes import GaussianProcess, per_sample, times
+from diffax.processes import GaussianProcess, per_sample, perturb_noisy, times
 from diffax.samplers import ddpm
 from diffax.training.step import Batch, LossFn
 from diffax.types import Params
@@ -111,32 +111,19 @@ def noisy_loss(prior: Prior) -> LossFn:
     level = config.eval.noise[0]
 
     def loss_fn(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
-        time_key, pair_key = jax.random.split(key)
+        time_key, noise_key = jax.random.split(key)
         x0 = batch[prior.field]
         least = times.of_level(process, jnp.asarray(2 * level))
         t = least + jax.random.uniform(time_key, x0.shape[:1]) * (process.t_max - least)
-        x, second = noisy_pair(pair_key, process, x0, t, level)
+        own, other, eps = jax.random.normal(noise_key, (3, *x0.shape))
+        first, second = x0 + 2 * level * own, x0 + 2 * level * other  # two acquisitions
+        x = perturb_noisy(process, first, eps, t, 2 * level)
         denoise = base.denoiser(config, prior.model, params)
         guess = denoise(x, t, condition(jnp.full(x.shape[:1], NULL)))
         error = jnp.mean((guess - second) ** 2, axis=tuple(range(1, x.ndim)))
         return jnp.mean(weighting(process, t) * error), {"x0_error": jnp.mean(error)}
 
     return loss_fn
-
-
-def noisy_pair(
-    key: Key[Array, ""],
-    process: GaussianProcess,
-    x0: Float[Array, "b ..."],
-    t: Float[Array, "b"],
-    level: float,
-) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
-    """x_t made from one acquisition of x0, by adding the noise that it lacks, and another acquisition."""
-    first, second = (x0 + 2 * level * jax.random.normal(jax.random.fold_in(key, k), x0.shape) for k in (0, 1))
-    alpha, sigma = process.alpha(t), process.sigma(t)
-    lacks = jnp.sqrt(jnp.maximum(sigma**2 - (2 * level * alpha) ** 2, 0.0))
-    more = jax.random.normal(jax.random.fold_in(key, 2), x0.shape)
-    return per_sample(alpha, x0) * first + per_sample(lacks, x0) * more, second
 
 
 def classical(y: Images, level: float) -> dict[str, Images]:

@@ -28,7 +28,6 @@ from diffax.evaluation import (
     random_features,
     train_classifier,
 )
-from diffax.guidance import classifier_free, compose, static_threshold
 from diffax.io import samples
 from experiments import pictures as sheets
 from experiments.medical_survey.tasks import base, images, measures
@@ -74,9 +73,9 @@ def make_task(config: ConfigDict) -> base.Task:
 
 def generate(prior: Prior, networks: base.Networks, labels: Int[np.ndarray, "n"], scale: float) -> Images:
     """Images of the given labels; guidance 0 ignores them."""
-    guided = base.make_sample(prior.config, prior.model, compose(classifier_free(scale), static_threshold()))
+    run = base.make_sample(prior.config, prior.model, base.guided(scale))
     keys = jax.random.split(jax.random.key(prior.config.seed + 22), len(labels))
-    return np.asarray(guided(networks["model"], keys, images.condition(jnp.asarray(labels))))
+    return np.asarray(run(networks["model"], keys, images.condition(jnp.asarray(labels))))
 
 
 def quality(drawn: Images, held: Images, real: Images) -> dict[str, float]:

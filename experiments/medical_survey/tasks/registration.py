@@ -3,11 +3,13 @@ r"""Registration: the noise that a denoiser finds in an image tells a second net
 A network ``eps_hat`` sees the moving and the fixed image and the fixed one with noise; a second one makes
 the flow of the moving image and ``eps_hat``. They learn together, from
 
-    |eps - eps_hat|^2 + lambda (-NCC(warp(moving, flow), fixed)) + lambda_s |differences of the flow|^2 .
+    |eps - eps_hat|^2 + lambda (-NCC(warp(moving, flow), fixed)) + lambda_s |differences of the flow|^2
+        + lambda_p |flow(moving, eta eps_hat) - eta flow(moving, eps_hat)|^2 .
 
-To register, the fixed image itself takes the place of the noisy one, and ``eta eps_hat`` with eta in [0, 1]
-gives registrations on the way (Kim et al. 2022, DiffuseMorph, arXiv:2112.05149). The fixed image reaches
-the flow through ``eps_hat`` alone, so what eta scales is all that is known of the deformation.
+The last term is ours (``config.loss.path = 0`` leaves it out): without it some pairs step back on the way of
+eta. To register, the fixed image itself takes the place of the noisy one, and ``eta eps_hat`` with eta in
+[0, 1] gives registrations on the way (Kim et al. 2022, DiffuseMorph, arXiv:2112.05149). The fixed image
+reaches the flow through ``eps_hat`` alone, so what eta scales is all that is known of the deformation.
 
 Baselines: the network of the flow without diffusion, which sees the fixed image in place of ``eps_hat``
 (Balakrishnan et al. 2019, VoxelMorph, arXiv:1809.05231) and gets the same batches and steps; its way from 0
@@ -109,7 +111,7 @@ def diffusion_loss(config: ConfigDict, networks: Networks) -> LossFn:
     times, process = build.make_times(config.loss.times), networks.process
 
     def loss_fn(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
-        pair_key, time_key, noise_key, zero_key = jax.random.split(key, 4)
+        pair_key, time_key, noise_key, zero_key, eta_key = jax.random.split(key, 5)
         pairs = make_pairs(config, batch, pair_key)
         moving, fixed = pairs.moving, pairs.fixed
         without = jax.random.bernoulli(zero_key, config.loss.at_zero, fixed.shape[:1])
@@ -121,16 +123,28 @@ def diffusion_loss(config: ConfigDict, networks: Networks) -> LossFn:
         error = jnp.sum(jnp.where(without, 0, error)) / jnp.maximum(jnp.sum(~without), 1)
         flow = networks.find_flow(params["flow"], moving, guess)
         apart, metrics = dissimilarity(config, pairs, flow)
-        return error + apart, {"noise_error": error, **metrics}
+        few = slice(max(1, len(fixed) // 4))  # of the batch: it is another call of the network
+        bent = path_error(networks, params["flow"], eta_key, moving[few], guess[few], flow[few])
+        return error + apart + config.loss.path * bent, {"noise_error": error, "path": bent, **metrics}
 
     return loss_fn
+
+
+def path_error(
+    networks: Networks, params: Params, key: Key[Array, ""], moving: Images, guess: Images, flow: Flow
+) -> Float[Array, ""]:
+    """``|flow(moving, eta guess) - eta flow|^2`` in square pixels, eta uniform; the whole flow gets no
+    gradient."""
+    eta = jax.random.uniform(key, (len(moving), 1, 1, 1))
+    part = networks.find_flow(params, moving, eta * guess)
+    return jnp.mean((part - eta * jax.lax.stop_gradient(flow)) ** 2)
 
 
 def field_loss(config: ConfigDict, networks: Networks) -> LossFn:
     """The flow's terms alone, of a network that sees both images; on the same pairs."""
 
     def loss_fn(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
-        pairs = make_pairs(config, batch, jax.random.split(key, 4)[0])
+        pairs = make_pairs(config, batch, jax.random.split(key, 5)[0])
         return dissimilarity(config, pairs, networks.find_flow(params, pairs.moving, pairs.fixed))
 
     return loss_fn
