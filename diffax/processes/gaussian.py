@@ -223,8 +223,9 @@ class Cosine:
         return (jnp.asarray(t) + self.offset) / (1.0 + self.offset) * (0.5 * jnp.pi)
 
     def alpha(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-        """``cos(phi(t)) / cos(phi(0))``."""
-        return jnp.cos(self._phase(t)) / jnp.cos(self._phase(0.0))
+        """``cos(phi(t)) / cos(phi(0))``, by the sine of what is left to pi / 2: exactly 0 at t = 1."""
+        left = (1.0 - jnp.asarray(t)) / (1.0 + self.offset) * (0.5 * jnp.pi)
+        return jnp.sin(left) / jnp.cos(self._phase(0.0))
 
     def sigma(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """``sqrt(1 - alpha^2)``, as ``sqrt(sin(phi_t - phi_0) sin(phi_t + phi_0)) / cos(phi_0)``.

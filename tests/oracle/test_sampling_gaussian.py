@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from processes_under_test import PROCESSES
 
-from diffax import VE, VP, gaussian_denoiser, grids, mixture_denoiser, sample
+from diffax import VE, VP, Cosine, gaussian_denoiser, grids, mixture_denoiser, sample
 from diffax.samplers import (
     annealed_langevin,
     annealed_step_size,
@@ -60,6 +60,19 @@ def test_other_grids_serve_too(process, make_grid):
     denoise = gaussian_denoiser(process, MEAN, STD**2)
     keys = jax.random.split(jax.random.key(1), N)
     x = jax.jit(lambda k: sample(k, denoise, process, heun(), make_grid(process, 60), shape=(1,)).x)(keys)
+    assert abs(float(x.mean()) - MEAN) <= 0.02
+    assert abs(float(x.std()) - STD) <= 0.04
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "dpmpp_2m_sde"])
+def test_from_a_step_of_pure_noise(sampler):
+    """The cosine schedule's alpha is 0 at t = 1, not the -4e-8 that a cosine of pi / 2 rounds to."""
+    process, sampler = Cosine(t_max=1.0), SAMPLERS[sampler][0]
+    assert float(process.alpha(1.0)) == 0
+    denoise = gaussian_denoiser(process, MEAN, STD**2)
+    keys = jax.random.split(jax.random.key(1), N)
+    grid = grids.uniform(process, 60)
+    x = jax.jit(lambda k: sample(k, denoise, process, sampler, grid, shape=(1,)).x)(keys)
     assert abs(float(x.mean()) - MEAN) <= 0.02
     assert abs(float(x.std()) - STD) <= 0.04
 
