@@ -19,6 +19,7 @@ from diffax.training.optim import OptimizerConfig
 from experiments.medical_survey import survey, task_settings
 from experiments.medical_survey.tasks import (
     anomaly_detection,
+    base,
     classification,
     composition,
     denoising,
@@ -259,3 +260,29 @@ def test_settings_name_every_task():
     known = {entry.task for entry in survey.ENTRIES}
     assert known == set(composition.TASKS)
     assert task_settings.base().task in known
+
+
+def test_each_word_knows_where_pixels_lie():
+    """Two channels of places, then two for each word: zero where it is not said, mirrored in x and in y."""
+    words = jnp.zeros((2, 8)).at[1, 3].set(1.0)
+    found = text.conditions(words, 4)
+    nothing, one = np.asarray(found["concat"]).reshape(2, 4, 4, 9, 2)
+    np.testing.assert_allclose(nothing[0, :, 0, 0], [-0.75, -0.25, 0.25, 0.75])
+    np.testing.assert_allclose(nothing[:, 0, 0, 1], [-0.75, -0.25, 0.25, 0.75])
+    assert not nothing[..., 1:, :].any()
+    np.testing.assert_array_equal(one[..., 4, :], one[..., 0, :])
+    assert not np.delete(one, [0, 4], axis=2).any()
+
+
+def test_estimates_of_air_are_not_cut_at_black():
+    """Scattered about -1 with both signs, their mean stays; guidance 1 calls the network once."""
+    calls = []
+
+    def denoise(x, t, cond):
+        calls.append(x.shape)
+        return x
+
+    x = jnp.array([[-1.05, -0.95, 3.0]])
+    found = base.guided(1.0)(denoise)(x, jnp.zeros(1), None)
+    np.testing.assert_allclose(found, [[-1.05, -0.95, 1.1]])
+    assert calls == [(1, 3)]
