@@ -170,7 +170,7 @@ def test_noise_is_not_fitted(images, prior):
     assert 0.8 * expected < found < 1.2 * expected  # 0.66 where the noise is not known of
 
 
-@pytest.mark.parametrize("name", ["admm_tv", "dds"])
+@pytest.mark.parametrize("name", [pytest.param("admm_tv", marks=pytest.mark.slow), "dds"])
 def test_rays_that_hardly_any_photon_passed_weigh_less(tmp_path, images, prior, name):
     geometry = scan.make_geometry("sparse_view", images.shape, views=12)
     made = scan.simulate(geometry, images, np.eye(4), HU_RANGE, counts=1000.0, attenuation=1.0)

@@ -193,7 +193,7 @@ def test_every_update_of_the_critics_sees_noise_of_its_own(start):
     assert found[0] != pytest.approx(found[1], rel=1e-3)
 
 
-_QUICK = ("jensen_shannon", "forward_kl", "reverse_kl")
+_QUICK = ("jensen_shannon",)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ assert not {"flax", "diffax", "experiments"} & set(sys.modules)
 """
 
 
+@pytest.mark.slow  # tests/unit/test_export.py does the same without the launcher
 def test_export_runs_where_only_jax_is(trained, tmp_path):
     done = launch(trained, mode="export")
     assert done.returncode == 0, done.stderr

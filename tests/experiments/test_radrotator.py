@@ -100,6 +100,7 @@ def test_no_signal_is_left_at_the_end_and_chains_start_there():
         assert float(found.std()) == pytest.approx(0.2, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_exactly_and_a_student_starts_as_its_teacher(tmp_path):
     made = config()
     whole = run(made, 4)

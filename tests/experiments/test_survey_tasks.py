@@ -16,7 +16,7 @@ from diffax.evaluation import read_result
 from diffax.operators import cartesian_mask, cartesian_mri, real_images
 from diffax.training import TrainState, init_net, make_optimizer, make_train_step
 from diffax.training.optim import OptimizerConfig
-from experiments.medical_survey import survey, task_settings
+from experiments.medical_survey import survey, survey_page, task_settings
 from experiments.medical_survey.tasks import (
     anomaly_detection,
     base,
@@ -25,6 +25,7 @@ from experiments.medical_survey.tasks import (
     denoising,
     generation,
     measures,
+    pictures,
     reconstruction,
     segmentation,
     translation,
@@ -235,6 +236,32 @@ def test_figures_carry_intervals():
     assert found["rows"] == [{"name": "diffusion", "psnr": 22.0, "share": 0.5}]
 
 
+def test_a_task_is_measured_once_and_shown_beside_its_baseline(tmp_path, monkeypatch):
+    """With a measurement planted in training's place; a training that SIGTERM ended shows nothing."""
+    entry = next(e for e in survey.ENTRIES if e.name == "denoising")
+    measured = []
+
+    def evaluate(state, folder):
+        measured.append(folder)
+        pictures.rows(folder / "denoised.png", {"truth": np.zeros((2, 8, 8, 1))})
+        found = {"": {"psnr_0.1": np.array([31.0, 33.0])}, "non_local_means": {"psnr_0.1": 27.5}}
+        return measures.report(found, n_real=2, split="planted", seed=0)
+
+    ended = iter((True, True, False))
+    monkeypatch.setattr(survey.modes, "train", lambda config, workdir: next(ended))
+    planted = SimpleNamespace(evaluate=evaluate), SimpleNamespace(step=jnp.zeros((), jnp.int32))
+    monkeypatch.setattr(survey.modes, "load", lambda config, path: planted)
+    for _ in range(2):
+        section = survey.run(entry, "smoke", tmp_path)
+    assert measured == [tmp_path / "denoising"]
+    page = survey_page.render([section])
+    assert page.count("data:image/png;base64") == 1
+    assert "non local means" in page
+    assert "27.5" in page
+    assert survey.run(entry, "smoke", tmp_path) is None
+
+
+@pytest.mark.slow
 def test_a_page_of_one_task(tmp_path):
     """The whole way: train, evaluate, page; a second call does nothing again."""
     flags = {"workdir": tmp_path, "tasks": "denoising", "variant": "smoke"}

@@ -55,6 +55,7 @@ def test_a_landmark_is_where_its_bone_is_seen():
     np.testing.assert_allclose(seen, c_arm.project(ARM, c_arm.pose(*angles), place), atol=0.1)
 
 
+@pytest.mark.slow
 def test_radiographs_agree_with_those_of_the_body_as_a_volume():
     body = bodies.draw_body(bodies.body_key(1))
     affine = jnp.asarray(cube_affine(96, 560.0), jnp.float32)

@@ -123,6 +123,7 @@ _PEER = [
 _PEER_NORMS = [35.75012377, 35.35019844]
 
 
+@pytest.mark.slow
 def test_inception_agrees_with_the_port_that_its_weights_come_from(tmp_path):
     state = {name: _weight(name, shape) for name, shape in torch_names().items()}
     np.savez(tmp_path / "w.npz", **state, **{"fc.weight": np.zeros(1), "fc.bias": np.zeros(1)})

@@ -177,6 +177,7 @@ class TestPairDiscriminator:
         with pytest.raises(ValueError, match=message):
             PairDiscriminator(**fields).init(jax.random.key(0), self.x_s, self.t, self.x_t)
 
+    @pytest.mark.slow
     def test_losses_and_gradients_do_not_depend_on_the_devices(self):
         """The deviation is the global batch's: as on one device on four, whose rows a group of four spans."""
         x_s, x_t, t = normal(5, 8, 8, 8, 3), normal(6, 8, 8, 8, 3), jnp.linspace(0.25, 1.0, 8)
