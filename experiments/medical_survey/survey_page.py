@@ -1,6 +1,7 @@
 """The page on all applications: an overview, then method, figures and pictures of each."""
 
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,15 +51,29 @@ def overview(sections: Sequence[Section]) -> str:
 
 def section(part: Section) -> str:
     """Method, table and pictures of one application."""
-    first, _, rest = part.about.partition("\n")
-    method = "".join(f"<p>{html.escape(p)}</p>" for p in rest.strip().split("\n\n"))
+    first, _, rest = part.about.strip().partition("\n\n")
     images = [(path, path.stem.replace("-", " ")) for path in sorted(part.folder.glob("*.png"))]
     shown = "".join(map(page.picture, images))
     name = html.escape(part.entry.name.replace("_", " "))
     return (
-        f'<h2 id="{part.entry.name}">{name}</h2><p><b>{html.escape(first)}</b></p>{method}'
+        f'<h2 id="{part.entry.name}">{name}</h2><p><b>{html.escape(first)}</b></p>{prose(rest)}'
         f'{table(part.found)}<div class="sheets">{shown}</div>'
     )
+
+
+def prose(text: str) -> str:
+    """A module's docstring as HTML: paragraphs, points that begin with ``*``, formulas that are indented."""
+    return "".join(map(_block, filter(None, text.strip("\n").split("\n\n"))))
+
+
+def _block(text: str) -> str:
+    if text.startswith("    "):
+        return f"<pre>{html.escape(text)}</pre>"
+    words = re.sub(r"``(.+?)``", r"<code>\1</code>", html.escape(text, quote=False), flags=re.DOTALL)
+    if not words.startswith("* "):
+        return f"<p>{words}</p>"
+    points = (re.sub(r"\*(.+?)\*", r"<em>\1</em>", point) for point in words[2:].split("\n* "))
+    return f"<ul>{''.join(f'<li>{point}</li>' for point in points)}</ul>"
 
 
 def table(found: Result) -> str:

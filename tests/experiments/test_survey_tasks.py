@@ -261,6 +261,15 @@ def test_a_task_is_measured_once_and_shown_beside_its_baseline(tmp_path, monkeyp
     assert survey.run(entry, "smoke", tmp_path) is None
 
 
+def test_a_method_is_described_as_its_module_does():
+    text = "Plain ``a < b``.\n\n* *one*: ``x``\n  goes on;\n* two\n\n    |x|^2 < 1\n"
+    assert survey_page.prose(text) == (
+        "<p>Plain <code>a &lt; b</code>.</p>"
+        "<ul><li><em>one</em>: <code>x</code>\n  goes on;</li><li>two</li></ul>"
+        "<pre>    |x|^2 &lt; 1</pre>"
+    )
+
+
 @pytest.mark.slow
 def test_a_page_of_one_task(tmp_path):
     """The whole way: train, evaluate, page; a second call does nothing again."""

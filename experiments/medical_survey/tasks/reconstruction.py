@@ -2,8 +2,9 @@
 
 At every step the network's estimate is moved to the nearest image that agrees with the measurements
 (``diffax.inverse.ddnm``): for k-space by replacing what was measured (Song et al. 2022, arXiv:2111.08005),
-for projections by conjugate gradients (Wang et al. 2022, arXiv:2212.00490). Measurements are without noise;
-the method for noisy ones, and for volumes, is the experiment ``diffusion_mbir``.
+for projections by conjugate gradients (Wang et al. 2022, arXiv:2212.00490). The answer is the mean of
+``config.eval.draws`` samples. Measurements are without noise; the method for noisy ones, and for volumes, is
+the experiment ``diffusion_mbir``.
 """
 
 from collections.abc import Callable, Mapping

@@ -13,7 +13,7 @@ reaches the flow through ``eps_hat`` alone, so what eta scales is all that is kn
 
 Baselines: the network of the flow without diffusion, which sees the fixed image in place of ``eps_hat``
 (Balakrishnan et al. 2019, VoxelMorph, arXiv:1809.05231) and gets the same batches and steps; its way from 0
-to 1 is ``eta`` times its flow. Demons (:mod:`experiments.medical_survey.demons`). No flow, the true one.
+to 1 is ``eta`` times its flow. Demons (``experiments.medical_survey.demons``). No flow, the true one.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,9 @@
 """Segmentation by an ensemble of samples: the mask is what is diffused, the image is the condition.
 
 Each step draws the mask of one annotator, so samples differ as annotators do, and their mean is a probability
-(Wolleb et al. 2022, arXiv:2112.03145; Wu et al. 2022, MedSegDiff). The loss is on x0: on noise or v it is
-nearly all of steps where the mask itself shines through, and the network hardly learns to look at the image.
+(Wolleb et al. 2022, arXiv:2112.03145; Wu et al. 2022, MedSegDiff). The network says
+the mask itself and the loss is on it: on noise or v it is nearly all of steps where the mask shines through,
+and the network hardly learns to look at the image.
 The baseline is the same U-Net with cross-entropy on the same masks; its probabilities are drawn from pixel by
 pixel where samples are compared.
 """
