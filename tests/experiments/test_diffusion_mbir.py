@@ -247,6 +247,7 @@ def test_a_prior_starts_from_another_ones_average(tmp_path, trained):
         make_experiment(config).begin(tmp_path / "second")
 
 
+@pytest.mark.slow
 def test_from_dicom_to_dicom(tmp_path, body, trained):
     """Training, measuring, reconstructing by the programs; the series lands where its source lies."""
     pydicom = pytest.importorskip("pydicom")

@@ -132,6 +132,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_figures_and_pictures_of_a_run(trained):
     names = {figure["name"] for figure in json.loads((trained / "result.json").read_text())["figures"]}
     assert {"psnr", "ssim", "retrieval_27", "landmark_mm", "style_loss", "copy/psnr", "flat/psnr"} <= names
@@ -139,6 +140,7 @@ def test_the_figures_and_pictures_of_a_run(trained):
     assert (trained / "angles.png").exists()
 
 
+@pytest.mark.slow
 def test_a_radiograph_is_turned(trained, tmp_path):
     """A view that was not trained, a grid, a file that is not there."""
     from PIL import Image

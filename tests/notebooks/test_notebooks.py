@@ -39,11 +39,8 @@ def test_there_are_four_and_the_readme_names_each():
     assert all(f"({path.name})" in readme for path in NOTEBOOKS)
 
 
-@pytest.mark.parametrize(  # one of them in CI, all with -m slow or `make notebooks`
-    "path",
-    [pytest.param(p, marks=[] if p.stem.startswith("03") else pytest.mark.slow) for p in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.slow  # or `make notebooks`
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestExecuted:
     def test_runs_in_a_fresh_kernel_without_warnings(self, path, execute):
         fresh = outputs(execute.run(path, timeout=120))

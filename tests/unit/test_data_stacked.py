@@ -50,7 +50,8 @@ def test_the_end_and_errors():
 def test_the_embedded_digits_by_name():
     train, held_out = (open_source("stacked_digits", split) for split in ("train", "test"))
     assert train.spec.shapes["image"] == (8, 8, 3)
-    own = {image.tobytes() for image in (digits("test")[i]["image"][..., 0] for i in range(360))}
+    single = digits("test")
+    own = {single[i]["image"][..., 0].tobytes() for i in range(360)}
     for channel in range(3):
         assert np.ascontiguousarray(held_out[7]["image"][..., channel]).tobytes() in own
         assert np.ascontiguousarray(train[7]["image"][..., channel]).tobytes() not in own
