@@ -298,6 +298,20 @@ def test_settings_name_every_task():
     assert task_settings.base().task in known
 
 
+def test_the_answer_of_a_reconstruction_is_the_mean_of_its_samples(heads, monkeypatch):
+    """Two samples that miss the truth to either side: their mean is it, and their spread what each misses."""
+    config = load("reconstruction", "smoke")
+    config.eval.tv_steps = 1
+    truth = heads["B"][:2]
+    off = 0.1 * np.ones_like(truth)
+    monkeypatch.setattr(reconstruction, "reconstruct", lambda *_: np.stack([truth + off, truth - off]))
+    shown, found = reconstruction.measure(SimpleNamespace(config=config), {}, "mri", truth)
+    assert min(found[""]["psnr"]) > 90
+    np.testing.assert_allclose(found["sample"]["psnr"], 26, atol=1)  # 0.1 of a range of 2, but for clipping
+    assert found[""]["data_residual"] < 1e-5 < found["sample"]["data_residual"]
+    np.testing.assert_allclose(shown["spread x 10"], 1, atol=1e-5)
+
+
 def test_each_word_knows_where_pixels_lie():
     """Two channels of places, then two for each word: zero where it is not said, mirrored in x and in y."""
     words = jnp.zeros((2, 8)).at[1, 3].set(1.0)

@@ -113,7 +113,7 @@ def guided(scale: float) -> DenoiseTransform:
     """Classifier-free guidance, then estimates within reach of [-1, 1].
 
     Not at -1 itself: air lies there, estimates scatter about it, and cutting one side off at every step makes
-    it brighter (a third of the Frechet distance of heads).
+    it brighter (a quarter of the Frechet distance of heads).
     """
     clipped = static_threshold(-1.1, 1.1)
     return clipped if scale == 1 else compose(classifier_free(scale), clipped)
