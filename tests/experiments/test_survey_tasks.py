@@ -228,12 +228,14 @@ def test_the_matching_step_is_the_posterior_mean():
 
 
 def test_figures_carry_intervals():
-    found = measures.report({"": {"psnr": np.array([20.0, 22.0, 24.0]), "share": 0.5}}, split="x", seed=3)
-    psnr, share = found["figures"]
-    assert (psnr.value, psnr.split, psnr.seed) == (22.0, "x", 3)
+    values = {"psnr": np.array([20.0, 22.0, 24.0]), "share": 0.5, "of_some": np.array([1.0, 2.0])}
+    found = measures.report({"": values}, n_real=3, n_fake=6, split="x", seed=3)
+    psnr, share, of_some = found["figures"]
+    assert (psnr.value, psnr.n_real, psnr.n_fake, psnr.split, psnr.seed) == (22.0, 3, 6, "x", 3)
+    assert (of_some.n_real, of_some.n_fake) == (2, 2)
     assert psnr.low < 22 < psnr.high
     assert share.low is None
-    assert found["rows"] == [{"name": "diffusion", "psnr": 22.0, "share": 0.5}]
+    assert found["rows"] == [{"name": "diffusion", "psnr": 22.0, "share": 0.5, "of_some": 1.5}]
 
 
 def test_a_task_is_measured_once_and_shown_beside_its_baseline(tmp_path, monkeypatch):

@@ -48,14 +48,18 @@ def make_task(config: ConfigDict) -> base.Task:
         classifier = train_reader(prior) if config.data.classes else None
         labels = np.arange(n) % max(1, config.data.classes)
         found: dict[str, dict[str, Any]] = {}
-        for scale in config.eval.guidance:
-            drawn = generate(prior, networks, labels, scale)
+        first = config.eval.guidance[0]
+        for scale in config.eval.guidance[: None if classifier else 1]:
+            asked = labels[: None if scale == first else config.eval.n_others]
+            drawn = generate(prior, networks, asked, scale)
             name = f"guidance_{scale:g}"
-            found[name] = quality(drawn, held[:n], real) | read_classes(classifier, drawn, labels)
-            samples.write_npz(workdir / f"samples-{name}.npz", image=drawn, label=labels)
+            # distances of different numbers of images do not compare: the first scale's alone
+            distances = quality(drawn, held[:n], real) if scale == first else {}
+            found[name] = distances | read_classes(classifier, drawn, asked)
+            samples.write_npz(workdir / f"samples-{name}.npz", image=drawn, label=asked)
             _sheet(workdir / f"samples-{name}.png", drawn)
         _sheet(workdir / "held-out.png", held)
-        found[""] = found[f"guidance_{config.eval.guidance[0]:g}"]
+        found[""] = found[f"guidance_{first:g}"]
         found |= references(real[:n], held, real)
         if classifier:
             found["reader"] = {"held_out_accuracy": classifier.accuracy}

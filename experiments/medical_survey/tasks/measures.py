@@ -16,10 +16,13 @@ RANGE = 2.0  # of images in [-1, 1]
 AGREEMENT = {"name": "images in [-1, 1], data range 2; SSIM mirrors the edges"}
 
 
-def report(found: Found, **about: Any) -> dict[str, Any]:
-    """``{"figures", "rows"}`` of an evaluation; values by case become means with 95 % intervals."""
+def report(found: Found, *, n_real: int, **about: Any) -> dict[str, Any]:
+    """``{"figures", "rows"}`` of an evaluation; values by case become means with 95 % intervals.
+
+    Values of fewer than ``n_real`` cases carry their own number.
+    """
     figures = [
-        _figure(f"{group}/{name}" if group else name, value, about)
+        _figure(f"{group}/{name}" if group else name, value, {"n_real": n_real, **about})
         for group, values in found.items()
         for name, value in values.items()
     ]
@@ -52,5 +55,7 @@ def _interval(value: Value) -> Interval:
 
 def _figure(name: str, value: Value, about: Mapping[str, Any]) -> Figure:
     mean, low, high = _interval(value)
+    if isinstance(value, np.ndarray) and value.ndim == 1 and len(value) < about["n_real"]:
+        about = {**about, "n_real": len(value), "n_fake": len(value)}  # of some of the cases
     known = not isinstance(value, (int, float))
     return Figure(name, mean, **about, low=low if known else None, high=high if known else None)
