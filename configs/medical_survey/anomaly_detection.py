@@ -26,4 +26,5 @@ EVALUATION = {
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
     smoke = {"eval.steps": 2, "eval.steps_ddim": 2, "eval.repeats": 1, "eval.components": 4}
-    return task_settings.variant_of(variant, "anomaly_detection", EVALUATION, smoke=smoke)
+    demo = {"classifier": True}
+    return task_settings.variant_of(variant, "anomaly_detection", EVALUATION, demo=demo, smoke=smoke)

@@ -39,7 +39,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "loss.smoothness": 0.5,  # lambda_s
         "loss.path": 1.0,  # lambda_p, of a flow that grows with eta; 0 for DiffuseMorph's own loss
         "loss.at_zero": 0.5,  # share of fixed images without noise, as where it registers
-        "train.num_steps": 600,
+        "train.num_steps": 520,
     }
     return task_settings.variant_of(
         variant, "registration", EVALUATION, demo=demo, smoke={"train.num_steps": 6}

@@ -14,6 +14,7 @@ from experiments.medical_survey import task_settings
 
 EVALUATION = {
     "guidance": (3.0, 0.0, 1.0, 2.0),  # the first is what pictures are drawn with
+    "n_others": 100,  # samples at the other scales
     "reader_steps": 800,  # of the classifier that tells which facts a sample shows
 }
 PROMPTS = (
@@ -33,7 +34,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "eval.n": 250,
         "sample.prompts": PROMPTS,
         "loss.weighting": {"name": "simple", "target": "x0"},  # facts are decided where noise is high
-        "train.num_steps": 1000,
+        "train.num_steps": 900,
     }
     smoke = {
         "train.num_steps": 6,

@@ -86,7 +86,9 @@ def load_config(entry: Entry, variant: str) -> ConfigDict:
     """The configuration of an entry: its variant, in short where that is "smoke"."""
     file = CONFIGS / f"{entry.task}.py"
     names = [entry.variant or "demo"] + ["smoke"] * (variant == "smoke")
-    return runpy.run_path(str(file))["get_config"](",".join(names))
+    config: ConfigDict = runpy.run_path(str(file))["get_config"](",".join(names))
+    config.classifier = entry.trained == SHARED  # one of the tasks needs it, and all share a training
+    return config
 
 
 def about(entry: Entry) -> str:

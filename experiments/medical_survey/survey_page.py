@@ -105,18 +105,18 @@ def value(figure: Figure | None) -> str:
 def _overview_row(part: Section) -> str:
     entry = part.entry
     pair = [_named(part.found, group, entry.metric) for group in (entry.ours, entry.baseline)]
-    both = all(f is not None for f in pair)
-    ahead = both and (pair[0].value < pair[1].value) == entry.lower
-    texts = [value(f) for f in pair]
-    if both:
-        best = 0 if ahead else 1
-        texts[best] = f"<b>{texts[best]}</b>"
+    texts, outcome = [value(f) for f in pair], ""
+    if all(f is not None for f in pair):
+        own, other = (float(f"{f.value:.4g}") for f in pair)
+        best = [0, 1] if own == other else [0] if (own < other) == entry.lower else [1]
+        texts = [f"<b>{text}</b>" if k in best else text for k, text in enumerate(texts)]
+        outcome = ("diffusion ahead", "baseline ahead")[best[0]] if len(best) == 1 else "equal"
     cells = [
         f'<a href="#{entry.name}">{html.escape(entry.name.replace("_", " "))}</a>',
         html.escape(entry.metric.replace("_", " ")),
         f"{texts[0]}<br><small>{html.escape(_title(entry.ours))}</small>",
         f"{texts[1]}<br><small>{html.escape(_title(entry.baseline))}</small>",
-        "" if not both else "diffusion ahead" if ahead else "baseline ahead",
+        outcome,
         str(pair[0].n_real) if pair[0] is not None else "",
     ]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

@@ -43,7 +43,7 @@ def base() -> ConfigDict:
             **defaults.RUN,
             "experiment": "medical_survey",
             "task": "generation",
-            "classifier": True,  # learn a classifier of noisy images beside the network of images
+            "classifier": False,  # learn a classifier of noisy images beside the network of images
             "pairs": "paired",  # of translation: or "unpaired"
             "supervision": "clean",  # of denoising: "clean" images, or pairs of noisy ones ("noisy")
             "drop_facts": 0.2,  # share of a report's facts that training leaves out

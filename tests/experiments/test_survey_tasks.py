@@ -12,7 +12,7 @@ from launching import ROOT, launch_module
 
 from diffax import Cosine, gaussian_denoiser
 from diffax.data import phantoms
-from diffax.evaluation import read_result
+from diffax.evaluation import Result, read_result
 from diffax.operators import cartesian_mask, cartesian_mri, real_images
 from diffax.training import TrainState, init_net, make_optimizer, make_train_step
 from diffax.training.optim import OptimizerConfig
@@ -73,7 +73,8 @@ def test_full_size_is_for_accelerators():
 
 def test_tasks_of_one_network_share_its_training():
     """What a run's folder is checked against differs in nothing but what may change."""
-    trained = [load(entry.task) for entry in survey.ENTRIES if entry.trained == survey.SHARED]
+    shared = [entry for entry in survey.ENTRIES if entry.trained == survey.SHARED]
+    trained = [survey.load_config(entry, "demo") for entry in shared]
     assert len(trained) == 5
     first = trained[0].to_dict()
     for other in (c.to_dict() for c in trained[1:]):
@@ -261,6 +262,19 @@ def test_a_task_is_measured_once_and_shown_beside_its_baseline(tmp_path, monkeyp
     assert "non local means" in page
     assert "27.5" in page
     assert survey.run(entry, "smoke", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "said"),
+    [(30.0, 27.0, "diffusion ahead"), (27.0, 30.0, "baseline ahead"), (27.00001, 27.0, "equal")],
+)
+def test_the_overview_says_who_is_ahead(tmp_path, own, other, said):
+    entry = next(e for e in survey.ENTRIES if e.name == "denoising")
+    found = {"": {"psnr_0.1": own}, "non_local_means": {"psnr_0.1": other}}
+    figures = measures.report(found, n_real=2, split="planted", seed=0)["figures"]
+    row = survey_page._overview_row(survey_page.Section(entry, "", Result(figures, {}), tmp_path, 1.0))
+    assert f"<td>{said}</td>" in row
+    assert row.count("<b>") == (2 if said == "equal" else 1)
 
 
 def test_a_method_is_described_as_its_module_does():

@@ -1,8 +1,8 @@
 """What five applications share: a network that knows what images look like, with and without a lesion.
 
-It is conditioned on the image's label, which training leaves out now and then, and learnt beside it is a
-classifier of noisy images, whose gradient guides. Trained once, it serves every task that is built on it:
-their configurations differ in ``config.task`` alone, so one run's folder may be evaluated under each of them.
+It is conditioned on the image's label, which training leaves out now and then; learnt beside it, where
+``config.classifier`` asks for one, is a classifier of noisy images, whose gradient guides. Trained once, it
+serves every task that is built on it: one run's folder may be evaluated under each of them.
 """
 
 from typing import NamedTuple
@@ -51,7 +51,8 @@ def make_prior(config: ConfigDict, *more: str) -> Prior:
 
     network = base.make_network(config, num_classes=classes)
     model = base.Model(network, build.make_process(config.process), (size,) * dims + (1,), example)
-    classifier = NoisyClassifier(classes, patch_size=config.model.patch_size) if config.classifier else None
+    patch = config.model.patch_size
+    classifier = NoisyClassifier(classes, 24, (24, 48, 48), patch) if config.classifier else None
     return Prior(config, model, classifier, open_cases(config, needs), needs)
 
 
