@@ -33,7 +33,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "data.size": 24,
         "train.batch_size": 8,
         "train.num_steps": 350,
-        "eval.guidance": (1.0, 2.0),
+        "eval.guidance": (1.0,),
         "sample.steps": 20,
         "eval.n": 64,
     }

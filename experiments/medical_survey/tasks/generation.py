@@ -5,7 +5,7 @@ Classifier-free guidance at several scales (Ho & Salimans 2022); the Fréchet di
 fixed random network, of real images against real ones as the floor and of a Gaussian fit as the bar to beat;
 samples' nearest training images against those of held-out images (Carlini et al. 2023 ask for copies).
 Volumes, where ``config.data.dims`` is 3, are measured slice by slice, and by how alike neighbouring slices
-are.
+are; their class is not read.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def make_task(config: ConfigDict) -> base.Task:
             take(2 * config.eval.n)[prior.field] for take in (prior.cases.training, prior.cases.held_out)
         )
         n = min(config.eval.n, len(held), len(real) // 2)  # a folder may have fewer
-        classifier = train_reader(prior) if config.data.classes else None
+        classifier = train_reader(prior) if config.data.classes and real.ndim == 4 else None
         labels = np.arange(n) % max(1, config.data.classes)
         found: dict[str, dict[str, Any]] = {}
         first = config.eval.guidance[0]
@@ -113,7 +113,7 @@ def train_reader(prior: Prior) -> Classifier:
     """A classifier of clean images, trained on the same heads: it tells what class a sample shows."""
     fields = (prior.field, "label")
     train, held = prior.cases.training(2000), prior.cases.held_out(400)
-    sources = [ArraySource(_planes(c[fields[0]]), c["label"]) for c in (train, held)]
+    sources = [ArraySource(c[fields[0]], c["label"]) for c in (train, held)]
     steps = prior.config.eval.reader_steps
     return train_classifier(*sources, seed=prior.config.seed, steps=steps)
 
@@ -124,7 +124,7 @@ def read_classes(
     """Whether the classifier reads the class that was asked for, image by image."""
     if classifier is None:
         return {}
-    read = np.asarray(classifier.logits(jnp.asarray(np.clip(_planes(drawn), -1, 1)))).argmax(axis=1)
+    read = np.asarray(classifier.logits(jnp.asarray(np.clip(drawn, -1, 1)))).argmax(axis=1)
     return {"class_accuracy": (read == labels).astype(np.float64)}
 
 
@@ -138,11 +138,6 @@ def _sheet(path: Path, x: Images) -> None:
     if x.ndim == 5:
         x = x[:6, np.linspace(0, x.shape[1] - 1, 12).round().astype(int)[1:-1]]
     sheets.sheet(path, flat(x)[:60], 10, side=96)
-
-
-def _planes(x: Images) -> Float[np.ndarray, "n h w c"]:
-    """Images, or of volumes the largest greys along z."""
-    return x if x.ndim == 4 else x.max(axis=1)
 
 
 def _step(volumes: Images) -> float:
