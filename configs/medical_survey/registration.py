@@ -37,9 +37,10 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "loss.similarity": 2.0,  # lambda, of the NCC
         "loss.window": 9,  # of the NCC, in pixels
         "loss.smoothness": 0.5,  # lambda_s
-        "loss.path": 1.0,  # lambda_p, of a flow that grows with eta; 0 for DiffuseMorph's own loss
+        "loss.path": 2.0,  # lambda_p, of a flow that grows with eta; 0 for DiffuseMorph's own loss
         "loss.at_zero": 0.5,  # share of fixed images without noise, as where it registers
-        "train.num_steps": 520,
+        "train.batch_size": 24,
+        "train.num_steps": 560,
     }
     return task_settings.variant_of(
         variant, "registration", EVALUATION, demo=demo, smoke={"train.num_steps": 6}
