@@ -119,7 +119,15 @@ def make_times(config: Mapping[str, Any]) -> times.TimeSampler:
     """``{"name": "stratified", ...arguments}``."""
     options = dict(config)
     name = options.pop("name")
-    known = ("uniform", "stratified", "antithetic", "log_normal", "logit_normal", "log_snr_uniform")
+    known = (
+        "uniform",
+        "stratified",
+        "antithetic",
+        "log_normal",
+        "log_logistic",
+        "logit_normal",
+        "log_snr_uniform",
+    )
     checks.require_one_of("loss.times.name", name, known)
     return _call(getattr(times, name), "loss.times", options)
 

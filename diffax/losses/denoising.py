@@ -34,19 +34,29 @@ def denoising_loss(
     cond: Cond | None = None,
     times: TimeSampler | None = None,
     weighting: Weighting | None = None,
+    mask: Float[Array, "b ..."] | None = None,
 ) -> DenoisingLoss:
     """Draw times and noise for a batch from one key, and measure the denoiser.
 
     ``times`` defaults to stratified uniform ones, ``weighting`` to DDPM's ``simple("eps")``. Squared errors
-    are averaged over the d dimensions of a sample.
+    are averaged over the d dimensions of a sample, or with a ``mask`` (of a shape that broadcasts to that of
+    ``x0``) over those where it is 1.
     """
     time_key, noise_key = jax.random.split(key)
     t = (times or stratified())(time_key, process, x0.shape[0]).astype(x0.dtype)
     eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
     estimate = denoise(perturb(process, x0, eps, t), t, cond)
-    error = jnp.mean(((estimate - x0) ** 2).reshape(x0.shape[0], -1), axis=1)
+    error = _mean((estimate - x0) ** 2, mask)
     weighted = (weighting or simple("eps"))(process, t) * error
     return DenoisingLoss(jnp.mean(weighted), weighted, t, error)
+
+
+def _mean(values: Float[Array, "b ..."], mask: Float[Array, "b ..."] | None) -> Float[Array, "b"]:
+    """Of each sample's numbers, or of those that the mask leaves."""
+    flat = values.reshape(values.shape[0], -1)
+    if mask is None:
+        return jnp.mean(flat, axis=1)
+    return jnp.average(flat, axis=1, weights=jnp.broadcast_to(mask, values.shape).reshape(flat.shape))
 
 
 def score_matching_loss(

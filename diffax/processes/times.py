@@ -59,6 +59,24 @@ def log_normal(mean: float = -1.2, std: float = 1.2) -> TimeSampler:
     return draw
 
 
+def log_logistic(mean: float = -0.693147, scale: float = 0.5) -> TimeSampler:
+    """``log(sigma / alpha)`` logistic, cut off at the process's ends: ``mean + scale * logit(u)``.
+
+    The defaults, log(1/2) and 1/2, are those of policies over actions of deviation 1/2. Reuss et al. 2023
+    (arXiv:2304.02532), appendix.
+    """
+    checks.require_number("scale", scale, 0.0, np.inf, "a positive number")
+
+    def draw(key: Key[Array, ""], process: GaussianProcess, n: int) -> Float[Array, "n"]:
+        ends = jnp.asarray([process.t_min, process.t_max])
+        low, high = jax.nn.sigmoid((-0.5 * marginal(process, ends).log_snr - mean) / scale)
+        inside = low + jax.random.uniform(key, (n,)) * (high - low)
+        times = process.time(-2.0 * (mean + scale * jax.scipy.special.logit(inside)))
+        return jnp.clip(times, min=process.t_min, max=process.t_max)
+
+    return draw
+
+
 def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     """``sigmoid(N(mean, std^2))`` stretched to the interval. Esser et al. 2024 (arXiv:2403.03206), eq. 19."""
     checks.require_number("std", std, 0.0, np.inf, "a positive number")

@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 Rules = Sequence[tuple[str, str]]  # (regular expression on a leaf's path, tactic), the first match counts
 
 AXES = ("data", "fsdp", "tensor")
-TACTICS = ("fsdp", "column", "row", "replicate")
+TACTICS = ("fsdp", "column", "row", "first", "replicate")
 MIN_SIZE = 4096  # numbers in an array below which a split costs more than it saves
 
 
@@ -126,6 +126,7 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = (), min_size: int = MIN
     * ``"fsdp"``: split the largest axis that ``fsdp`` divides; arrays below ``min_size`` numbers are copied.
     * ``"column"``: split the last axis over ``tensor`` (a layer's outputs), and another one as "fsdp".
     * ``"row"``: split the last but one over ``tensor`` (a layer's inputs), and another one as "fsdp".
+    * ``"first"``: split the first axis over ``tensor`` (a bank's experts), and another one as "fsdp".
     * ``"replicate"``: a copy on every device.
 
     A split that does not come out even is left out. Raises ``ValueError`` for an unknown tactic.
@@ -214,7 +215,7 @@ def _name(part: Any) -> str:
 def _spec(shape: tuple[int, ...], tactic: str, mesh: Mesh, min_size: int) -> PartitionSpec:
     """The placement of one array under a tactic."""
     axes: list[str | None] = [None] * len(shape)
-    split = {"column": len(shape) - 1, "row": len(shape) - 2}.get(tactic, -1)
+    split = {"column": len(shape) - 1, "row": len(shape) - 2, "first": 0 if shape else -1}.get(tactic, -1)
     tensor = mesh.shape["tensor"]
     if split >= 0 and tensor > 1 and shape[split] % tensor == 0:
         axes[split] = "tensor"

@@ -240,7 +240,8 @@ def test_table_grids():
 
 
 @pytest.mark.parametrize(
-    "name", ["uniform", "stratified", "antithetic", "logit_normal", "log_normal", "log_snr_uniform"]
+    "name",
+    ["uniform", "stratified", "antithetic", "logit_normal", "log_normal", "log_logistic", "log_snr_uniform"],
 )
 def test_training_times_stay_inside(name):
     for process in PROCESSES.values():
@@ -263,6 +264,11 @@ def test_training_times_have_their_distribution():
     logit = np.asarray(times.logit_normal(0.5, 0.7)(key, process, n), np.float64)
     logit = (logit - 1e-3) / 0.999
     assert stats.kstest(np.log(logit / (1 - logit)), "norm", (0.5, 0.7)).pvalue > 0.01
+    heavy = np.log(np.asarray(times.log_logistic(0.4, 2.0)(key, edm, n), np.float64))
+    ends = stats.logistic.cdf(np.log([0.002, 80]), 0.4, 2.0)  # a scale at which the ends cut 8 % off
+    assert ends[0] + 1 - ends[1] > 0.08
+    rank = (stats.logistic.cdf(heavy, 0.4, 2.0) - ends[0]) / (ends[1] - ends[0])
+    assert stats.kstest(rank, "uniform").pvalue > 0.01
     levels = np.asarray(times.discrete([0.1, 0.5])(key, process, n))
     assert abs((levels > 0.3).mean() - 0.5) < 0.04
 

@@ -42,7 +42,14 @@ def conv(
     )
 
 
-def dense(features: int, *, zero_init: bool = False, dtype: Any = None, name: str | None = None) -> nn.Dense:
+def dense(
+    features: int,
+    *,
+    zero_init: bool = False,
+    bias: bool = True,
+    dtype: Any = None,
+    name: str | None = None,
+) -> nn.Dense:
     """Linear map ``y = x W + b`` of the last axis to ``features`` entries."""
     kernel_init = nn.initializers.zeros if zero_init else _GLOROT
-    return nn.Dense(features, kernel_init=kernel_init, dtype=dtype, name=name)
+    return nn.Dense(features, use_bias=bias, kernel_init=kernel_init, dtype=dtype, name=name)
