@@ -17,7 +17,7 @@ from diffax.evaluation.frechet import (
 )
 from diffax.evaluation.image import nmse, psnr, ssim
 from diffax.evaluation.inception import inception_features
-from diffax.evaluation.intervals import Interval, bootstrap_interval, bootstrap_statistic
+from diffax.evaluation.intervals import Interval, bootstrap_interval, bootstrap_statistic, wilson_interval
 from diffax.evaluation.kid import KernelDistance, kernel_distance
 from diffax.evaluation.modes import ModeCoverage, classifier_modes, mixture_modes, stacked_modes
 from diffax.evaluation.nearest import CopyCheck, copy_check
@@ -83,5 +83,6 @@ __all__ = [
     "stacked_modes",
     "stream_stats",
     "train_classifier",
+    "wilson_interval",
     "write_result",
 ]

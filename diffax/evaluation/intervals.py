@@ -1,6 +1,7 @@
 """How far a mean over cases could be off: intervals by resampling the cases."""
 
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,21 @@ def bootstrap_interval(
     )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(cases.mean()), float(low), float(high))
+
+
+def wilson_interval(successes: int, n: int, *, level: float = 0.95) -> Interval:
+    """Of a share of successes in n independent trials, by the score test.
+
+    ``(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)`` with the normal quantile z. Never
+    without width, unlike a bootstrap of trials that all succeed. Wilson 1927 (J. Am. Stat. Assoc. 22).
+    Raises ``ValueError`` unless ``0 <= successes <= n`` and ``n >= 1``.
+    """
+    require(n >= 1, "n", n, "an integer >= 1")
+    require(0 <= successes <= n, "successes", successes, f"0 to n = {n}")
+    require(0 < level < 1, "level", level, "(0, 1)")
+    z, p = NormalDist().inv_cdf((1 + level) / 2), successes / n
+    middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    return Interval(p, *((middle + sign * half) / (1 + z**2 / n) for sign in (-1, 1)))
 
 
 def bootstrap_statistic(
