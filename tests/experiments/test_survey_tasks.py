@@ -32,6 +32,7 @@ from experiments.medical_survey.tasks import (
 )
 from experiments.medical_survey.tasks import text_conditioned_generation as text
 from experiments.registry import make_experiment
+from experiments.together import together
 
 # in CI one of each kind: five tasks learn what anomaly detection does, translation what segmentation does
 KINDS = [
@@ -91,14 +92,14 @@ def test_networks_trained_together_are_those_trained_alone():
     nets = {k: init_net({"w": jnp.ones(4)}, optimizer, {}) for k in steps}
     state = TrainState.create(jax.random.key(0), nets)
     batch = {"x": jnp.arange(4.0)}
-    both, metrics = composition.together(steps)(state, batch)
+    both, metrics = together(steps)(state, batch)
     assert int(both.step) == 1
     for name, step in steps.items():
         alone, found = step(state, batch)
         np.testing.assert_array_equal(both.nets[name].params["w"], alone.nets[name].params["w"])
         np.testing.assert_allclose(metrics["loss" if name == "a" else "loss_b"], found["loss"])
     bad = {"x": jnp.full(4, jnp.nan)}
-    assert float(composition.together(steps)(state, bad)[1]["finite"]) == 0
+    assert float(together(steps)(state, bad)[1]["finite"]) == 0
 
 
 # ---- planted truths

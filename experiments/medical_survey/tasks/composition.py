@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
 from diffax import checks
 from diffax.models import TENSOR_RULES
 from diffax.training import TrainState, distributed, ema, init_net, make_optimizer, make_train_step
-from diffax.training.step import Batch, TrainStep
+from diffax.training.step import Batch
 from experiments import build
 from experiments.base import Experiment
 from experiments.medical_survey.tasks.base import Networks, Task
 from experiments.medical_survey.tasks.cases import open_cases
+from experiments.together import together
 
 TASKS = (
     "anomaly_detection",
@@ -75,23 +75,3 @@ def make_task(config: ConfigDict) -> Task:
 def networks(config: ConfigDict, state: TrainState) -> Networks:
     """The averaged parameters of every network, whole on this process."""
     return {k: distributed.gather(net.averaged(config.sample.ema)) for k, net in state.nets.items()}
-
-
-def together(steps: Mapping[str, TrainStep]) -> TrainStep:
-    """One step of every network on the same batch: the same data and budget for each.
-
-    Metrics are the first network's; of the others the losses, by their names. All stop where one's loss is
-    not finite.
-    """
-
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        nets, metrics = dict(state.nets), dict[str, Array]()
-        for name, step in steps.items():
-            new, found = step(state, batch)
-            nets[name] = new.nets[name]
-            finite = jnp.minimum(metrics.get("finite", jnp.ones(())), found["finite"])
-            more = {f"loss_{name}": found["loss"]} if metrics else found
-            metrics = {**metrics, **more, "finite": finite}
-        return state.replace(step=state.step + 1, nets=nets), metrics
-
-    return train_step

@@ -1,0 +1,1 @@
+"""Policies that denoise actions, with experts by the noise level."""
