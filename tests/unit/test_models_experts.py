@@ -11,10 +11,18 @@ import pytest
 from scipy import stats
 
 from diffax import bind, sample
-from diffax.models import ActionTransformer, apply_cached, build_cache, cache_bytes, check_cache
+from diffax.models import (
+    TENSOR_RULES,
+    ActionTransformer,
+    apply_cached,
+    build_cache,
+    cache_bytes,
+    check_cache,
+)
 from diffax.models.layers import experts
 from diffax.processes import EDM, grids
 from diffax.samplers import ddim
+from diffax.training import make_mesh, tree_shardings
 
 SMALL = {"width": 16, "depth": 1, "heads": 2}
 
@@ -174,6 +182,18 @@ def test_actions_see_the_past_alone_and_the_noise_token_reaches_all():
     found = run(x, time, cond | {"unconditional": dropped})
     np.testing.assert_allclose(found[1], plain[1], atol=1e-6)
     np.testing.assert_allclose(found[0], run(x, time, cond | {"goal": 0 * cond["goal"]})[0], atol=1e-6)
+
+
+def test_experts_lie_on_devices_of_their_own():
+    """Four experts on four devices: the same outputs, a quarter of the bank on each."""
+    model, params = make()
+    mesh = make_mesh(1, 1, 4)
+    placed = jax.device_put(params, tree_shardings({"params": params}, mesh, TENSOR_RULES)["params"])
+    for leaf in placed["blocks_0"]["bank"].values():
+        assert leaf.addressable_shards[0].data.shape == (1, *leaf.shape[1:])
+    arguments = inputs(3)
+    run = jax.jit(lambda p, *rest: model.apply({"params": p}, *rest))
+    np.testing.assert_allclose(run(placed, *arguments), run(params, *arguments), atol=1e-5)
 
 
 def test_routing_reads_the_noise_level_alone():
