@@ -159,6 +159,7 @@ def test_both_networks_have_their_own_rate():
     np.testing.assert_allclose(updates["discriminator"], -0.1, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_resuming_is_exact_and_devices_do_not_matter(tmp_path):
     whole = run(CONFIG, 12)
     with CheckpointStore(tmp_path) as store:

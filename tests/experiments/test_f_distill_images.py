@@ -66,6 +66,7 @@ def test_the_pictures(run):
         assert len(np.unique(picture(run / f"{name}.png"))) > 10, name
 
 
+@pytest.mark.slow
 def test_a_broken_run_ends_in_the_same_bits(run, tmp_path):
     again = tmp_path / "run"
     shutil.copytree(run, again)
@@ -101,6 +102,7 @@ def test_another_runs_teacher_is_taken_as_it_is(run, tmp_path):
     assert digests(tmp_path / "w")[20] == digests(run)[20]
 
 
+@pytest.mark.slow
 def test_a_teacher_of_other_images_is_refused(run, tmp_path):
     np.savez(tmp_path / "data.npz", image=np.zeros((40, 8, 8, 3), np.uint8), label=np.arange(40) % 10)
     flags = (f"--config.teacher={run / 'teacher'}", f"--config.data.source={tmp_path / 'data.npz'}")
@@ -125,6 +127,7 @@ def test_samples(run, tmp_path):
     assert names == ["000000.png", "000001.png", "000002.png", "sheet.png"]
 
 
+@pytest.mark.slow
 def test_the_exported_student_is_the_student(run):
     done = launch(run, config=CONFIG, mode="export")
     assert done.returncode == 0, done.stderr

@@ -142,8 +142,8 @@ class TestMeshes:
             assert position["step"] == 6
             assert state.step.sharding.mesh.shape == dict(zip(("data", "fsdp", "tensor"), other, strict=True))
 
-    def test_the_state_is_born_where_it_belongs(self, single):
-        name, _, _ = single
+    @pytest.mark.parametrize("name", ["unet", pytest.param("transformer", marks=pytest.mark.slow)])
+    def test_the_state_is_born_where_it_belongs(self, name):
         init, _, _ = experiment(name)
         alone, spread = (create(init, make_mesh(*s), TENSOR_RULES) for s in ((1, 1, 1), (2, 2, 2)))
         assert largest_difference(host(alone), host(spread)) <= 1e-6
