@@ -16,7 +16,7 @@ EVALUATION = {
     "steps": 10,
     "repeats": 4,  # noises that are averaged over
     "depth_ddim": 0.6,  # to which DDIM encodes
-    "steps_ddim": 30,
+    "steps_ddim": 40,
     "guidance": 2.0,  # of the classifier-free way
     "classifier_scale": 30.0,
     "components": 30,  # of the baseline by principal axes
@@ -26,5 +26,5 @@ EVALUATION = {
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
     smoke = {"eval.steps": 2, "eval.steps_ddim": 2, "eval.repeats": 1, "eval.components": 4}
-    demo = {**task_settings.PRIOR, "classifier": True}
+    demo = {"classifier": True}
     return task_settings.variant_of(variant, "anomaly_detection", EVALUATION, demo=demo, smoke=smoke)

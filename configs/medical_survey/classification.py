@@ -24,5 +24,4 @@ EVALUATION = {
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
     smoke = {"eval.noises": 2, "eval.labelled": 20, "eval.cnn_images": 40, "eval.cnn_steps": 5}
-    demo = {**task_settings.PRIOR, "eval.n": 256}
-    return task_settings.variant_of(variant, "classification", EVALUATION, demo=demo, smoke=smoke)
+    return task_settings.variant_of(variant, "classification", EVALUATION, demo={"eval.n": 256}, smoke=smoke)

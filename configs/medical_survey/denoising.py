@@ -26,9 +26,6 @@ def get_config(variant: str = "demo") -> ConfigDict:
         "supervision": "noisy",
         "classifier": False,
         "eval.noise": (0.1,),
-        "train.batch_size": 32,
         "train.num_steps": 900,
     }
-    return task_settings.variant_of(
-        variant, "denoising", EVALUATION, demo=task_settings.PRIOR, smoke=smoke, self_supervised=alone
-    )
+    return task_settings.variant_of(variant, "denoising", EVALUATION, smoke=smoke, self_supervised=alone)

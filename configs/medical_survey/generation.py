@@ -14,14 +14,14 @@ from experiments.medical_survey import task_settings
 
 EVALUATION = {
     "guidance": (1.0, 0.0, 2.0, 4.0),  # the first is what distances to real images are reported of
-    "n_others": 150,  # samples at the other scales, each of whose steps is two calls of the network
+    "n_others": 200,  # samples at the other scales, each of whose steps is two calls of the network
     "reader_steps": 400,  # of the classifier that tells what a sample shows
 }
 
 
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
-    demo = {**task_settings.PRIOR, "eval.n": 400, "sample.sampler": "ddpm", "sample.steps": 30}
+    demo = {"eval.n": 400, "sample.sampler": "ddpm", "sample.steps": 30}
     smoke = {"eval.guidance": (1.0,), "sample.steps": 2, "eval.reader_steps": 5, "eval.n": 100}
     volumes = {
         "model": task_settings.UNET | {"name": "UNet3D", "channels": 16},

@@ -28,6 +28,4 @@ EVALUATION = {
 def get_config(variant: str = "demo") -> ConfigDict:
     """The configuration of a variant."""
     smoke = {"eval.steps": 2, "eval.draws": 2, "eval.tv_steps": 3}
-    return task_settings.variant_of(
-        variant, "reconstruction", EVALUATION, demo=task_settings.PRIOR, smoke=smoke
-    )
+    return task_settings.variant_of(variant, "reconstruction", EVALUATION, smoke=smoke)

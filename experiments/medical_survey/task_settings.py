@@ -74,7 +74,7 @@ def base() -> ConfigDict:
                 "drop_labels": 0.1,
             },
             "train": {
-                "num_steps": 1000,
+                "num_steps": 1100,
                 "batch_size": 32,
                 "accumulate": 1,
                 "ema": ("warmup:0.995",),
@@ -96,7 +96,6 @@ def base() -> ConfigDict:
     )
 
 
-PRIOR = {"train.num_steps": 1100, "train.batch_size": 24}  # of the network that five tasks share
 SMOKE = {
     "model.channels": 8,
     "model.heads": 1,
@@ -113,7 +112,6 @@ SMOKE = {
 }
 FULL = {
     "model": FULL_UNET,
-    "train.batch_size": 32,
     "data.size": 256,
     "data.heads": 100_000,
     "train.num_steps": 200_000,
