@@ -2,9 +2,9 @@
 
 Where routing depends on the noise level alone, the experts that each layer runs on a time grid are known
 before sampling. The cache holds them apart, every expert once, so that a step reads those it runs where they
-lie: no router, no gated-out work, no copy of weights. It is a whole network for its grid, with everything else
-of the parameters in it: experts of one network never meet the rest of another. Whether it is still that of
-given parameters says :func:`check_cache`.
+lie: no router, no gated-out work, no copy of weights. It is a whole network for its grid, all other parameters
+included: experts of one network never meet the rest of another. Whether it is still that of given parameters
+says :func:`check_cache`.
 """
 
 import hashlib

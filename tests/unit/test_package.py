@@ -78,5 +78,14 @@ def test_functions_are_short():
 def test_the_library_names_no_paper():
     """Methods live in experiments; in diffax their names may only stand in a citation."""
     for path in SOURCES:
-        for name in ("ddgan", "radrotator", "fdistill", "f_distill", "mbir", "sage_rt", "modegpt", "mode_policy"):
+        for name in (
+            "ddgan",
+            "radrotator",
+            "fdistill",
+            "f_distill",
+            "mbir",
+            "sage_rt",
+            "modegpt",
+            "mode_policy",
+        ):
             assert name not in path.read_text().lower(), f"{path} names {name}"
