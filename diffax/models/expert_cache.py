@@ -2,7 +2,7 @@
 
 Where routing depends on the noise level alone, the experts that each layer runs on a time grid are known
 before sampling. The cache holds them apart, every expert once, so that a step reads those it runs where they
-lie: no router, no gated-out work, no copy of weights. It is a whole network for its grid, all other parameters
+lie: no router, no gated-out work, no copy of weights. It is a whole network for its grid, other parameters
 included: experts of one network never meet the rest of another. Whether it is still that of given parameters
 says :func:`check_cache`.
 """
