@@ -16,7 +16,7 @@ EVALUATION = {
     "steps": 10,
     "repeats": 4,  # noises that are averaged over
     "depth_ddim": 0.6,  # to which DDIM encodes
-    "steps_ddim": 40,
+    "steps_ddim": 30,
     "guidance": 2.0,  # of the classifier-free way
     "classifier_scale": 30.0,
     "components": 30,  # of the baseline by principal axes

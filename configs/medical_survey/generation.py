@@ -14,7 +14,7 @@ from experiments.medical_survey import task_settings
 
 EVALUATION = {
     "guidance": (1.0, 0.0, 2.0, 4.0),  # the first is what distances to real images are reported of
-    "n_others": 200,  # samples at the other scales, each of whose steps is two calls of the network
+    "n_others": 150,  # samples at the other scales, each of whose steps is two calls of the network
     "reader_steps": 400,  # of the classifier that tells what a sample shows
 }
 
