@@ -14,7 +14,7 @@ from experiments.medical_survey import task_settings
 
 EVALUATION = {
     "guidance": (3.0, 0.0, 1.0, 2.0),  # the first is what pictures are drawn with
-    "n_others": 100,  # samples at the other scales
+    "n_others": 50,  # samples at the other scales
     "reader_steps": 800,  # of the classifier that tells which facts a sample shows
 }
 PROMPTS = (
