@@ -11,6 +11,7 @@ from diffax.models.expert_cache import (
     check_cache,
 )
 from diffax.models.features import apply_keeping
+from diffax.models.film_resnet import FilmResNet, normalise_images, with_torchvision
 from diffax.models.mlp import MLP, Perceptron
 from diffax.models.moe import ActionTransformer
 from diffax.models.ncsnpp import NCSNpp, StyledNCSNpp
@@ -24,6 +25,7 @@ __all__ = [
     "DiT",
     "ExpertCache",
     "FeatureHeads",
+    "FilmResNet",
     "NCSNpp",
     "NoisyClassifier",
     "PairDiscriminator",
@@ -36,4 +38,6 @@ __all__ = [
     "build_cache",
     "cache_bytes",
     "check_cache",
+    "normalise_images",
+    "with_torchvision",
 ]

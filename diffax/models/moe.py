@@ -1,6 +1,6 @@
 r"""A transformer that denoises sequences of actions, whose experts are picked by the noise level alone.
 
-    tokens = [noise, goal, (proprioception, observations) of each past step, actions]
+    tokens = [noise, goal, (proprioception, observations, images) of each past step, actions]
     h      = tokens + attention(norm(tokens) + e),         e = W2 (W1 c + b1),  c = log(sigma) / 4
     tokens = h + experts(norm(h), routing(e))              # "prenorm"; "official": norm(h) + experts(norm(h))
     F      = linear(norm(tokens of the actions))
@@ -10,7 +10,7 @@ known beforehand: :mod:`diffax.models.expert_cache`. Source: Reuss et al. 2025 (
 adds to h and whose published code adds to norm(h): the two residual styles.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from diffax.checks import require, require_number, require_one_of
 from diffax.models.features import keep
+from diffax.models.film_resnet import ENCODERS, NORMS, Cameras
 from diffax.models.layers.attention import SelfAttention
 from diffax.models.layers.conv import dense
 from diffax.models.layers.embedding import check_time
@@ -35,12 +36,12 @@ from diffax.models.layers.experts import (
     run_expert,
 )
 from diffax.models.layers.norm import modulate
-from diffax.types import Cond
 
 ROUTERS = ("noise", "token", "both")
 RESIDUALS = ("prenorm", "official")
 NOISE_CONDITIONING = ("add", "film", "none")
 LOSSES = "losses"  # the collection of auxiliary losses that training reads
+Told = Mapping[str, Any]  # a condition whose "images" are a mapping themselves
 
 
 class Picked(NamedTuple):
@@ -138,7 +139,10 @@ class ActionTransformer(nn.Module):
     * ``"goal"``: Float["b g"], a vector that says what is to be done, dropped where
       ``cond["unconditional"]``, Bool["b"], is true; absent: no goal is ever given;
     * ``"observation"``: Float["b h m o"], of each of h past steps m tokens of o numbers, each of the m with a
-      projection of its own; ``"proprio"``: Float["b h p"], or absent.
+      projection of its own; ``"proprio"``: Float["b h p"], or absent;
+    * ``"images"``: a mapping from names of cameras to Float["b h H W 3"], of each past step an image as
+      :class:`FilmResNet` reads it, of a size that may differ by camera; or Float["b h f"], what
+      :meth:`encode` made of it. One token a camera and step, in the order of the names; absent: none.
 
     The output has the shape and dtype of ``x``. Positions are points in time: all tokens of a step share one,
     the first action that of the last observation.
@@ -149,6 +153,8 @@ class ActionTransformer(nn.Module):
     * ``router``: "noise", "token" or "both". ``noise_token``: whether there is one. ``noise_conditioning`` of
       attention: "add", "film" or "none". ``residual``: "prenorm" or "official".
     * ``attention_dropout`` of the softmax, ``dropout`` of experts' hidden units.
+    * ``image_encoder``: "resnet18" or "resnet50", one for each camera, under the goal; ``image_norm``:
+      "group" or "frozen" (:class:`FilmResNet`).
     * ``dtype``: of the computation; parameters, the softmax and the router stay float32.
 
     In training (``train=True``, with a "dropout" key) experts are drawn, one set for each sample, and every
@@ -169,6 +175,8 @@ class ActionTransformer(nn.Module):
     residual: str = "prenorm"
     attention_dropout: float = 0.0
     dropout: float = 0.0
+    image_encoder: str = "resnet18"
+    image_norm: str = "group"
     dtype: Any = None
 
     def setup(self) -> None:
@@ -180,6 +188,7 @@ class ActionTransformer(nn.Module):
         options = {name: getattr(self, name) for name in shared - {"parent", "name"}}
         hidden = int(self.mlp_ratio * self.width)
         self.blocks = [ExpertBlock(hidden=hidden, **options) for _ in range(self.depth)]
+        self.cameras = Cameras(self.image_encoder, self.image_norm, self.dtype)
         self.tokens = Tokens(self.width, self.dtype)
         self.norm = nn.RMSNorm(dtype=self.dtype)
         self.head = Head(self.dtype)
@@ -188,7 +197,7 @@ class ActionTransformer(nn.Module):
         self,
         x: Float[Array, "b t a"],
         time: Float[Array, "b"],
-        cond: Cond | None = None,
+        cond: Told | None = None,
         train: bool = False,
         picked: Sequence[Picked] | None = None,
     ) -> Float[Array, "b t a"]:
@@ -196,13 +205,26 @@ class ActionTransformer(nn.Module):
         require(x.ndim == 3, "x.shape", x.shape, "(batch, actions, numbers of an action)")
         check_time(time, x.shape[0])
         noise = self.embed_noise(time)
-        tokens = self.tokens(x, cond)
+        tokens = self.tokens(x, self.encode(cond or {}))
         if self.noise_token:
             tokens = jnp.concatenate([noise[:, None].astype(tokens.dtype), tokens], axis=1)
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, noise.astype(tokens.dtype), train, picked[index] if picked else None)
             keep(self, f"hidden{index}", tokens)
         return self.head(self.norm(tokens[:, -x.shape[1] :]), x)
+
+    def encode(self, cond: Told) -> dict[str, Any]:
+        """``cond`` with features in place of images, ``model.apply({"params": p}, cond, method="encode")``.
+
+        A sampler calls the network many times with the same images, which need encoding once. Features know
+        the goal that they were made under: where guidance asks for an estimate without it, give images.
+        """
+        if "images" not in cond:
+            return dict(cond)
+        images = cond["images"]
+        named = isinstance(images, Mapping) and len(images) > 0
+        require(named, "cond['images']", type(images).__name__, "a mapping from one camera's name or more")
+        return {**cond, "images": self.cameras(images, told_goal(cond))}
 
     def embed_noise(self, time: Float[Array, "b"]) -> Float[Array, "b d"]:
         """Affine in the time, in float32: no sines."""
@@ -222,6 +244,8 @@ class ActionTransformer(nn.Module):
         require_one_of("router", self.router, ROUTERS)
         require_one_of("residual", self.residual, RESIDUALS)
         require_one_of("noise_conditioning", self.noise_conditioning, NOISE_CONDITIONING)
+        require_one_of("image_encoder", self.image_encoder, ENCODERS)
+        require_one_of("image_norm", self.image_norm, NORMS)
         for name in ("dropout", "attention_dropout"):
             require_number(name, getattr(self, name), -1e-9, 1.0, "a number in [0, 1)")
 
@@ -233,25 +257,23 @@ class Tokens(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t a"], cond: Cond | None) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b t a"], cond: Told) -> Float[Array, "b n d"]:
         """Linear maps without bias, and a learned table of positions for all but the goal's own."""
-        seen = self._observed(cond or {}, x.shape[0])
+        seen = self._observed(cond, x.shape[0])
         steps = seen[0].shape[1] if seen else 1
         table = nn.initializers.normal(0.02)
         positions = self.param("positions", table, (steps + x.shape[1], self.width)).astype(x.dtype)
         tokens = []
-        if cond is not None and "goal" in cond:
-            goal = cond["goal"]
-            if "unconditional" in cond:
-                goal = jnp.where(cond["unconditional"][:, None], 0, goal)
+        goal = told_goal(cond)
+        if goal is not None:
             tokens.append((self._map("goal", goal) + positions[0])[:, None])
         for step in range(steps if seen else 0):
             tokens += [group[:, step] + positions[1 + step] for group in seen]
         tokens.append(self._map("actions", x) + positions[steps:])
         return jnp.concatenate(tokens, axis=1)
 
-    def _observed(self, cond: Cond, batch: Any) -> list[Float[Array, "b h m d"]]:
-        """Proprioception and observations, (batch, steps, tokens, width) each."""
+    def _observed(self, cond: Told, batch: Any) -> list[Float[Array, "b h m d"]]:
+        """Proprioception, observations and every camera, (batch, steps, tokens, width) each."""
         found = []
         if "proprio" in cond:
             found.append(self._map("proprio", cond["proprio"])[:, :, None])
@@ -263,11 +285,23 @@ class Tokens(nn.Module):
             )
             maps = [self._map(f"observation{i}", given[:, :, i]) for i in range(given.shape[2])]
             found.append(jnp.stack(maps, axis=2))
+        for name, features in sorted(cond.get("images", {}).items()):
+            field, steps = f"cond['images'][{name!r}]", (found or [features])[0].shape[1]
+            fits = features.shape[:2] == (batch, steps)
+            require(fits, f"{field}: batch and steps", features.shape[:2], f"({batch}, {steps})")
+            found.append(self._map(f"image_{name}", features)[:, :, None])
         return found
 
     @nn.nowrap
     def _map(self, name: str, values: Array) -> Array:
         return dense(self.width, bias=False, dtype=self.dtype, name=name)(values)
+
+
+def told_goal(cond: Told) -> Float[Array, "b g"] | None:
+    """The goal, zeros where a sample must not know it; None where there is none."""
+    if "goal" not in cond or "unconditional" not in cond:
+        return cond.get("goal")
+    return jnp.where(cond["unconditional"][:, None], 0, cond["goal"])
 
 
 class Head(nn.Module):
