@@ -1,16 +1,21 @@
 """Data: sources of images, distributions in the plane, and the pipeline that makes batches of them.
 
 ``grain``, ``pillow``, ``pyarrow`` and ``scikit-learn`` (``pip install "diffax[data]"``) are imported by
-the functions that need them, and so are ``nibabel`` and ``pydicom`` (``"diffax[medical]"``).
+the functions that need them, and so are ``nibabel`` and ``pydicom`` (``"diffax[medical]"``), ``h5py``,
+``zarr`` and ``pyarrow`` (``"diffax[robots]"``).
 """
 
 from diffax.data.augment import Augmentation, horizontal_flip
 from diffax.data.cubes import open_cubes
 from diffax.data.decode import read_image
+from diffax.data.demonstrations import Demonstrations
 from diffax.data.dequantize import dequantize, levels_of, requantize
 from diffax.data.dicom import read_dicom
 from diffax.data.digits import digits
+from diffax.data.episode_files import read_demonstrations, write_demonstrations
+from diffax.data.episodes import Episodes, Windows
 from diffax.data.folder import open_folder
+from diffax.data.lerobot_writer import write_lerobot
 from diffax.data.npz import open_npz
 from diffax.data.parquet import open_parquet
 from diffax.data.pipeline import Pipeline, epoch, pipeline
@@ -41,6 +46,8 @@ __all__ = [
     "ArraySource",
     "Augmentation",
     "Batch",
+    "Demonstrations",
+    "Episodes",
     "Item",
     "Mixture",
     "MixtureStream",
@@ -54,6 +61,7 @@ __all__ = [
     "Subset",
     "TorsoSource",
     "Volume",
+    "Windows",
     "canonical",
     "checkerboard",
     "cifar10",
@@ -77,6 +85,7 @@ __all__ = [
     "open_volumes",
     "pipeline",
     "points",
+    "read_demonstrations",
     "read_dicom",
     "read_image",
     "read_nifti",
@@ -94,4 +103,6 @@ __all__ = [
     "torsos",
     "two_moons",
     "undo_square",
+    "write_demonstrations",
+    "write_lerobot",
 ]
