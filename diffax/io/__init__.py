@@ -11,7 +11,17 @@ from diffax.io.convert import from_diffusers, load_diffusers, save_diffusers, to
 from diffax.io.convert_edm import from_edm
 from diffax.io.convert_monai import from_monai, load_monai
 from diffax.io.convert_schedule import PredictionSchedule, monai_process
-from diffax.io.export import ExportedSampler, export_sampler, load_sampler, sampling_function, seed_keys
+from diffax.io.export import (
+    Argument,
+    Exported,
+    ExportedSampler,
+    export_function,
+    export_sampler,
+    load_function,
+    load_sampler,
+    sampling_function,
+    seed_keys,
+)
 from diffax.io.files import new_folder, write_atomically, write_json, write_text
 from diffax.io.films import save_gif, save_mp4
 from diffax.io.images import save_png, tile, to_uint8
@@ -28,17 +38,21 @@ from diffax.io.volumes import (
 from diffax.io.weights import load_params, read_tensors, save_params
 
 __all__ = [
+    "Argument",
     "CheckpointError",
     "CheckpointStore",
+    "Exported",
     "ExportedSampler",
     "MetricsWriter",
     "PredictionSchedule",
+    "export_function",
     "export_sampler",
     "from_diffusers",
     "from_edm",
     "from_monai",
     "in_batches",
     "load_diffusers",
+    "load_function",
     "load_monai",
     "load_params",
     "load_sampler",

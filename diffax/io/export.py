@@ -36,12 +36,38 @@ from diffax.types import DenoiseFn, Keys, Values
 
 # images Float["b ..."] of (seeds UInt32["b"], labels Int32["b"], guidance Float32[""])
 SamplingFn = Callable[[Array, Array, Array], Array]
-_ARGUMENTS = {
-    "seeds": "uint32[b], one for each image, which depends on its own alone",
-    "labels": "int32[b], a class; negative for none",
-    "guidance": "float32[], the scale of classifier-free guidance; 1 for none",
-}
 _FORMAT = 1
+
+
+class Argument(NamedTuple):
+    """Of an exported function: ``shape`` of one sample's share, where ``batched``; what it is."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    about: str
+    batched: bool = True
+
+    def sized(self, batch: Any) -> jax.ShapeDtypeStruct:
+        """With its leading axis."""
+        return jax.ShapeDtypeStruct((batch, *self.shape) if self.batched else self.shape, self.dtype)
+
+    def __str__(self) -> str:
+        sizes = ",".join(["b"] * self.batched + [str(size) for size in self.shape])
+        return f"{self.dtype}[{sizes}], {self.about}"
+
+
+_ARGUMENTS = {
+    "seeds": Argument((), "uint32", "one for each image, which depends on its own alone"),
+    "labels": Argument((), "int32", "a class; negative for none"),
+    "guidance": Argument((), "float32", "the scale of classifier-free guidance; 1 for none", batched=False),
+}
+
+
+class Exported(NamedTuple):
+    """``call(*arguments)``, and what the file says of itself."""
+
+    call: Callable[..., Array]
+    metadata: dict[str, Any]
 
 
 class ExportedSampler(NamedTuple):
@@ -105,17 +131,35 @@ def export_sampler(
       ValueError: for an output that is not one array of b samples, a function that needs a ``batch_size``,
         or metadata that is not JSON.
     """
+    return export_function(
+        path, fn, _ARGUMENTS, batch_size=batch_size, platforms=platforms, metadata=metadata
+    )
+
+
+def export_function(
+    path: str | os.PathLike[str],
+    fn: Callable[..., Array],
+    arguments: Mapping[str, Argument],
+    *,
+    batch_size: int | None = None,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    metadata: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write any ``fn`` of the named arguments, in their order, that returns one array of b samples.
+
+    All else as :func:`export_sampler`; :func:`load_function` reads it.
+    """
     optional_import("flatbuffers", "export")
     about = _as_json(metadata)
-    exported = _trace(fn, batch_size, platforms)
+    exported = _trace(fn, arguments, batch_size, platforms)
     content = bytes(exported.serialize())
-    (images,) = exported.out_avals
+    (out,) = exported.out_avals
     record = {
         "format": _FORMAT,
-        "arguments": _ARGUMENTS,
+        "arguments": {name: str(argument) for name, argument in arguments.items()},
         "batch_size": batch_size,
-        "sample_shape": list(images.shape[1:]),
-        "dtype": str(images.dtype),
+        "sample_shape": list(out.shape[1:]),
+        "dtype": str(out.dtype),
         "platforms": list(exported.platforms),
         "jax_version": jax.__version__,
         "calling_convention_version": exported.calling_convention_version,
@@ -127,15 +171,22 @@ def export_sampler(
     return record
 
 
-def load_sampler(path: str | os.PathLike[str]) -> ExportedSampler:
-    """The function of :func:`export_sampler`, compiled at its first call, and its metadata.
+def load_function(path: str | os.PathLike[str]) -> Exported:
+    """The function of :func:`export_function`, compiled at its first call with a batch of a size.
 
     Raises ValueError for files that are missing or damaged, or do not belong together.
     """
     optional_import("flatbuffers", "export")
     content, record = _read(path)
-    exported = export.deserialize(bytearray(content))
-    call = jax.jit(exported.call)
+    return Exported(jax.jit(export.deserialize(bytearray(content)).call), record)
+
+
+def load_sampler(path: str | os.PathLike[str]) -> ExportedSampler:
+    """The function of :func:`export_sampler`, compiled at its first call, and its metadata.
+
+    Raises ValueError for files that are missing or damaged, or do not belong together.
+    """
+    call, record = load_function(path)
     size = record["batch_size"]
 
     def generate(
@@ -151,17 +202,18 @@ def load_sampler(path: str | os.PathLike[str]) -> ExportedSampler:
     return ExportedSampler(generate, record)
 
 
-def _trace(fn: SamplingFn, batch_size: int | None, platforms: Sequence[str]) -> export.Exported:
+def _trace(
+    fn: Callable[..., Array],
+    arguments: Mapping[str, Argument],
+    batch_size: int | None,
+    platforms: Sequence[str],
+) -> export.Exported:
     """Trace and lower for all platforms, and check the output."""
     require(batch_size is None or batch_size > 0, "batch_size", batch_size, "None or a positive number")
     (batch,) = export.symbolic_shape("b") if batch_size is None else (batch_size,)
-    arguments = (
-        jax.ShapeDtypeStruct((batch,), jnp.uint32),
-        jax.ShapeDtypeStruct((batch,), jnp.int32),
-        jax.ShapeDtypeStruct((), jnp.float32),
-    )
+    sized = [argument.sized(batch) for argument in arguments.values()]
     try:
-        exported = export.export(jax.jit(fn), platforms=tuple(platforms))(*arguments)
+        exported = export.export(jax.jit(fn), platforms=tuple(platforms))(*sized)
     except jax.core.InconclusiveDimensionOperation as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"batch_size: got None, allowed here: a number, for {reason}") from error

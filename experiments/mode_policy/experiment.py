@@ -1,5 +1,6 @@
 """Composition: a configuration of a policy becomes an experiment."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,76 +12,136 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from diffax import checks, data
-from diffax.data.episodes import Normaliser, Windows, fit_normaliser
+from diffax.data.episodes import NORMALISERS, Normaliser, Windows, fit_normaliser
+from diffax.data.npz import read_arrays
 from diffax.data.sentences import embed_sentences
 from diffax.models import TENSOR_RULES
 from diffax.training import TrainState, distributed, ema, init_net, make_optimizer, make_train_step
 from diffax.training.step import Batch
 from experiments import build
 from experiments.base import Experiment
-from experiments.mode_policy import navigation, navigation_figures
-from experiments.mode_policy.method import Normalisers, init_params, make_loss, make_policies
+from experiments.mode_policy import navigation_figures
+from experiments.mode_policy.exporting import export_policy
+from experiments.mode_policy.metaworld import open_metaworld
+from experiments.mode_policy.method import Recipe, Trained, init_params, make_loss, make_recipes
+from experiments.mode_policy.policy import about_of
+from experiments.mode_policy.recorded import open_recorded
+from experiments.mode_policy.suite import Suite
 from experiments.together import together
 
+SUITES = {
+    "navigation": navigation_figures.open_navigation,
+    "metaworld": open_metaworld,
+    "recorded": open_recorded,
+}
 GOALS = ("one_hot", "sentence", "none")
 
 
 def make_experiment(config: ConfigDict) -> Experiment:
     """Check the configuration by building everything it names, then hand out the parts."""
-    checks.require_one_of("config.suite", config.suite, ("navigation",))
-    checks.require_one_of("config.sample.ema", config.sample.ema, ("", *config.train.ema))
-    episodes = navigation.demonstrations(config.seed, config.data.per_task, config.data.spread)
-    windows = Windows(episodes, config.data.horizon, config.data.history)
-    fitted = {k: fit_normaliser(episodes.steps[k], config.normaliser[k]) for k in ("state", "action")}
-    policies = make_policies(config, make_goals(config), episodes.steps["action"].shape[1])
+    suite = open_suite(config)
+    recipes = rebuild(config, suite)
+    for name in ("state", "action"):
+        checks.require_one_of(f"config.normaliser.{name}", config.normaliser[name], NORMALISERS)
     optimizer = make_optimizer(build.make_optimizer_config(config.train.optimizer), config.train.num_steps)
     averages = {name: ema.parse(name) for name in config.train.ema}
-    accumulate = config.train.accumulate
+    options = {"accumulate": config.train.accumulate}
     step = together(
         {
-            name: make_train_step(
-                make_loss(config, policy), optimizer, averages, net=name, accumulate=accumulate
-            )
-            for name, policy in policies.items()
+            name: make_train_step(make_loss(config, recipe), optimizer, averages, net=name, **options)
+            for name, recipe in recipes.items()
         }
     )
 
-    def init(key: Key[Array, ""]) -> TrainState:
+    @functools.cache  # demonstrations are read, or made, when training asks for them
+    def windows() -> Windows:
+        return Windows(suite.demonstrations(), config.data.horizon, config.data.history)
+
+    def init(key: Key[Array, ""], fitted: Mapping[str, Normaliser] | None = None) -> TrainState:
         init_key, run_key = jax.random.split(key)
-        example = {name: value[None] for name, value in windows[0].items()}
-        params = {name: init_params(policy, example, init_key) for name, policy in policies.items()}
+        example = example_batch(config, suite)
+        params = {name: init_params(recipe, example, init_key) for name, recipe in recipes.items()}
         nets = {name: init_net(p, optimizer, averages) for name, p in params.items()}
-        return TrainState.create(run_key, nets, {"normalisers": jax.tree.map(jnp.asarray, fitted)})
+        known = fitted or {k: Normaliser(*[jnp.zeros(example[k].shape[-1])] * 2) for k in ("state", "action")}
+        return TrainState.create(run_key, nets, {"normalisers": jax.tree.map(jnp.asarray, known)})
+
+    def begin(workdir: Path) -> Any:
+        steps = windows().episodes.steps
+        fitted = {k: fit_normaliser(steps[k], config.normaliser[k]) for k in ("state", "action")}
+        return functools.partial(init, fitted=fitted)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        return step(state, {**batch, **{name: norm(batch[name]) for name, norm in fitted.items()}})
+        known = state.frozen["normalisers"]
+        return step(state, {**batch, **{name: norm(batch[name]) for name, norm in known.items()}})
 
     def rows(index: int, count: int) -> data.Pipeline:
         size = build.shard_rows(config, count)
-        return data.pipeline(windows, size, config.seed, shard_index=index, shard_count=count)
+        return data.pipeline(windows(), size, config.seed, shard_index=index, shard_count=count)
 
     def evaluate(state: TrainState, workdir: Path) -> Mapping[str, Any]:
-        return navigation_figures.evaluate(config, policies, *weights(config, state), workdir)
+        return suite.evaluate(trained(config, recipes, state), workdir)
 
     def draw(state: TrainState, workdir: Path) -> None:
-        navigation_figures.draw(config, policies, *weights(config, state), workdir)
+        suite.draw(trained(config, recipes, state), workdir)
 
-    return Experiment(init, train_step, rows, evaluate, draw, sharding_rules=TENSOR_RULES)
+    def export(state: TrainState, workdir: Path) -> None:
+        export_policy(trained(config, recipes, state), about_of(config, suite.tasks, suite.widths), workdir)
+
+    options = {"begin": begin, "sharding_rules": TENSOR_RULES}
+    return Experiment(init, train_step, rows, evaluate, draw, export, **options)
 
 
-def make_goals(config: ConfigDict) -> Float[np.ndarray, "tasks g"] | None:
-    """A vector for each task of the suite, by ``config.goal``."""
-    checks.require_one_of("config.goal", config.goal, GOALS)
+def open_suite(config: ConfigDict) -> Suite:
+    """The suite that ``config.suite`` names."""
+    checks.require_one_of("config.suite", config.suite, SUITES)
+    return SUITES[config.suite](config)
+
+
+def rebuild(config: ConfigDict, suite: Suite) -> dict[str, Recipe]:
+    """Every policy of a configuration, without weights."""
+    checks.require(config.data.horizon >= 1, "config.data.horizon", config.data.horizon, "an integer >= 1")
+    checks.require(config.data.history >= 1, "config.data.history", config.data.history, "an integer >= 1")
+    checks.require_one_of("config.sample.ema", config.sample.ema, ("", *config.train.ema))
+    return make_recipes(config, make_goals(config, suite), suite.widths[1])
+
+
+def example_batch(config: ConfigDict, suite: Suite) -> Batch:
+    """One window of zeros."""
+    state, action = suite.widths
+    return {
+        "state": np.zeros((1, config.data.history, state), np.float32),
+        "action": np.zeros((1, config.data.horizon, action), np.float32),
+        "mask": np.ones((1, config.data.horizon), np.float32),
+        "task": np.zeros(1, np.int32),
+    }
+
+
+def make_goals(config: ConfigDict, suite: Suite) -> Float[np.ndarray, "tasks g"] | None:
+    """A vector for each task of the suite, by ``config.goal``: a name, or a file of vectors."""
+    if str(config.goal).endswith(".npz"):
+        return read_vectors(config.goal, suite.tasks)
+    checks.require_one_of("config.goal", config.goal, (*GOALS, "a path that ends with .npz"))
     if config.goal == "none":
         return None
-    tasks = range(navigation.TASKS)
     if config.goal == "one_hot":
-        return np.eye(len(tasks), dtype=np.float32)
-    return embed_sentences([navigation.sentence(task) for task in tasks])
+        return np.eye(len(suite.tasks), dtype=np.float32)
+    return embed_sentences(suite.sentences)
 
 
-def weights(config: ConfigDict, state: TrainState) -> tuple[dict[str, Any], Normalisers]:
+def read_vectors(path: str, tasks: tuple[str, ...]) -> Float[np.ndarray, "tasks g"]:
+    """A task's vector under its name, such as a text encoder's: finite, all of one length."""
+    arrays = read_arrays(path)
+    for task in tasks:
+        checks.require(task in arrays, f"{path}: arrays", sorted(arrays)[:9], f"one named {task!r}")
+        shape = arrays[task].shape
+        same = len(shape) == 1 and shape == arrays[tasks[0]].shape
+        checks.require(same, f"{path}: {task}: shape", shape, "a vector, of one length for all tasks")
+        checks.require(bool(np.isfinite(arrays[task]).all()), f"{path}: {task}", "NaN", "finite numbers")
+    return np.stack([arrays[task] for task in tasks]).astype(np.float32)
+
+
+def trained(config: ConfigDict, recipes: Mapping[str, Recipe], state: TrainState) -> Trained:
     """The averaged parameters of every policy and what normalises their inputs, whole on this process."""
     nets = {k: distributed.gather(net.averaged(config.sample.ema)) for k, net in state.nets.items()}
     kept = distributed.gather(state.frozen["normalisers"])
-    return nets, {name: Normaliser(*values) for name, values in kept.items()}
+    return Trained(config, recipes, nets, {name: Normaliser(*values) for name, values in kept.items()})

@@ -15,20 +15,22 @@ from ml_collections import ConfigDict
 
 from diffax import bind, checks, sample
 from diffax.data.episodes import Normaliser
+from diffax.io import seed_keys
 from diffax.losses import denoising_loss, drop_labels
-from diffax.models import ActionTransformer
-from diffax.processes import GaussianProcess
+from diffax.models import ActionTransformer, apply_cached, build_cache
+from diffax.models.expert_cache import ExpertCache
+from diffax.processes import GaussianProcess, marginal
 from diffax.training.step import Batch, LossFn
 from diffax.types import ApplyFn, Cond, DenoiseFn, Keys, Params
 from experiments import build
 
-BASELINES = ("dense", "wide", "regression")
+BASELINES = ("dense", "wide", "regression", "no_goal")
 Normalisers = Mapping[str, Normaliser]  # of "state" and "action"
 # act(params, normalisers, keys, seen (n, h, o), task (n,)) -> actions (n, horizon, a) in the data's units
 Act = Callable[[Params, Normalisers, Keys, Array, Array], Array]
 
 
-class Policy(NamedTuple):
+class Recipe(NamedTuple):
     """A network and how it answers; ``goals``: each task's vector; ``shape``: of a chunk of actions."""
 
     network: ActionTransformer
@@ -38,9 +40,18 @@ class Policy(NamedTuple):
     regression: bool = False
 
 
-def make_policies(
+class Trained(NamedTuple):
+    """Policies by name, their weights, and what normalises states and actions."""
+
+    config: ConfigDict
+    recipes: Mapping[str, Recipe]
+    nets: Mapping[str, Params]
+    normalisers: Normalisers
+
+
+def make_recipes(
     config: ConfigDict, goals: Float[np.ndarray, "tasks g"] | None, actions: int
-) -> dict[str, Policy]:
+) -> dict[str, Recipe]:
     """The policy "model" and those of ``config.baselines``."""
     process = build.make_process(config.process)
     shape = (config.data.horizon, actions)
@@ -48,39 +59,40 @@ def make_policies(
     for name in ("model", *config.baselines):
         checks.require_one_of("config.baselines", name, ("model", *BASELINES))
         module = build.make_module(ActionTransformer, "model", network_fields(config, name))
-        found[name] = Policy(module, process, goals, shape, name == "regression")
+        told = None if name == "no_goal" else goals
+        found[name] = Recipe(module, process, told, shape, name == "regression")
     return found
 
 
 def network_fields(config: ConfigDict, name: str) -> dict[str, Any]:
-    """Of a policy's network: baselines have one expert, as wide as those that run, or as all together."""
+    """Of a policy's network: dense ones have one expert, as wide as those that run, or as all together."""
     model = config.model.to_dict()
-    if name == "model":
+    if name in ("model", "no_goal"):
         return model
     share = model["experts"] if name == "wide" else model["top_k"]
     return model | {"experts": 1, "top_k": 1, "shared_expert": False, "mlp_ratio": share * model["mlp_ratio"]}
 
 
-def condition(policy: Policy, seen: Float[Array, "n h o"], task: Int[Array, "n"]) -> dict[str, Array]:
+def condition(recipe: Recipe, seen: Float[Array, "n h o"], task: Int[Array, "n"]) -> dict[str, Array]:
     """What the network is told, from normalised observations and tasks."""
     told = {"observation": seen[:, :, None]}
-    return told if policy.goals is None else told | {"goal": jnp.asarray(policy.goals)[task]}
+    return told if recipe.goals is None else told | {"goal": jnp.asarray(recipe.goals)[task]}
 
 
-def init_params(policy: Policy, batch: Batch, key: Key[Array, ""]) -> Params:
+def init_params(recipe: Recipe, batch: Batch, key: Key[Array, ""]) -> Params:
     """Parameters for batches like the given one."""
     few = {name: jnp.asarray(value)[:1] for name, value in batch.items()}
-    cond = condition(policy, few["state"], few["task"])
-    return policy.network.init(key, few["action"], jnp.zeros(len(few["action"])), cond)["params"]
+    cond = condition(recipe, few["state"], few["task"])
+    return recipe.network.init(key, few["action"], jnp.zeros(len(few["action"])), cond)["params"]
 
 
-def denoiser(config: ConfigDict, policy: Policy, params: Params, apply_fn: ApplyFn) -> DenoiseFn:
+def denoiser(config: ConfigDict, recipe: Recipe, params: Params, apply_fn: ApplyFn) -> DenoiseFn:
     """The network under the preconditioning of Karras et al. 2022."""
     options = {"output": "F", "sigma_data": config.sigma_data, "time_input": "c_noise"}
-    return bind(apply_fn, params, process=policy.process, **options)
+    return bind(apply_fn, params, process=recipe.process, **options)
 
 
-def make_loss(config: ConfigDict, policy: Policy) -> LossFn:
+def make_loss(config: ConfigDict, recipe: Recipe) -> LossFn:
     """The denoising loss over real actions plus the experts' balance; or a regression's squared error."""
     times, weighting = build.make_times(config.loss.times), build.make_weighting(config.loss.weighting)
 
@@ -90,43 +102,74 @@ def make_loss(config: ConfigDict, policy: Policy) -> LossFn:
 
         def apply_fn(params: Params, x: Array, time: Array, cond: Cond | None) -> Array:
             variables, rngs = {"params": params}, {"dropout": network_key}
-            out, kept = policy.network.apply(variables, x, time, cond, True, rngs=rngs, mutable=["losses"])
+            out, kept = recipe.network.apply(variables, x, time, cond, True, rngs=rngs, mutable=["losses"])
             balance.extend(jax.tree.leaves(kept))
             return out
 
         x0, mask = batch["action"], batch["mask"][..., None]
-        cond: Cond = condition(policy, batch["state"], batch["task"])
+        cond: Cond = condition(recipe, batch["state"], batch["task"])
         if config.loss.drop_goal:
             cond = drop_labels(drop_key, cond, config.loss.drop_goal)
-        if policy.regression:
+        if recipe.regression:
             out = apply_fn(params, jnp.zeros_like(x0), jnp.zeros(x0.shape[0]), cond)
             loss = jnp.mean(mask * (out - x0) ** 2) / jnp.mean(mask)
         else:
-            denoise = denoiser(config, policy, params, apply_fn)
+            denoise = denoiser(config, recipe, params, apply_fn)
             options = {"times": times, "weighting": weighting, "mask": mask}
-            loss = denoising_loss(noise_key, denoise, policy.process, x0, cond=cond, **options).loss
+            loss = denoising_loss(noise_key, denoise, recipe.process, x0, cond=cond, **options).loss
         even = sum(balance, jnp.zeros(())) / max(1, len(balance))
         return loss + config.loss.balance * even, {"balance": even}
 
     return loss_fn
 
 
-def make_act(config: ConfigDict, policy: Policy) -> Act:
-    """Answers of a policy, in the units of its data; to be jitted together with what it drives."""
-    asked = config.sample
-    sampler = build.make_sampler(asked.sampler, policy.process, asked.steps)
-    grid = build.make_grid(asked.grid, policy.process, asked.steps)
-    guide = build.make_guidance(asked.guidance, "none")
-    apply_fn = build.make_apply(policy.network)
+def make_act(config: ConfigDict, recipe: Recipe) -> Act:
+    """Answers of a policy, in the units of its data; to be jitted together with what it drives.
+
+    Parameters are the network's, or a cache of its experts (:func:`prepare`).
+    """
+    sampler = build.make_sampler(config.sample.sampler, recipe.process, config.sample.steps)
+    grid = make_grid(config, recipe)
+    guide = build.make_guidance(config.sample.guidance, "none")
+    plain, cached = build.make_apply(recipe.network), apply_cached(recipe.network)
 
     def act(params: Params, normalisers: Normalisers, keys: Keys, seen: Array, task: Array) -> Array:
-        cond = condition(policy, normalisers["state"](seen), task)
-        if policy.regression:
-            still = jnp.zeros((task.shape[0], *policy.shape))
+        apply_fn = cached if isinstance(params, ExpertCache) else plain
+        cond = condition(recipe, normalisers["state"](seen), task)
+        if recipe.regression:
+            still = jnp.zeros((task.shape[0], *recipe.shape))
             found = apply_fn(params, still, jnp.zeros(task.shape), cond)
         else:
-            denoise = guide(denoiser(config, policy, params, apply_fn))
-            found = sample(keys, denoise, policy.process, sampler, grid, shape=policy.shape, cond=cond).x
+            denoise = guide(denoiser(config, recipe, params, apply_fn))
+            found = sample(keys, denoise, recipe.process, sampler, grid, shape=recipe.shape, cond=cond).x
         return normalisers["action"].undo(found)
 
     return act
+
+
+def make_grid(config: ConfigDict, recipe: Recipe) -> Float[Array, "points"]:
+    """The noise levels of sampling."""
+    return build.make_grid(config.sample.grid, recipe.process, config.sample.steps)
+
+
+def prepare(config: ConfigDict, recipe: Recipe, params: Params) -> Params | ExpertCache:
+    """The experts of every step of the sampler, chosen once, where the noise level alone chooses them."""
+    network = recipe.network
+    if recipe.regression or network.experts == 1 or network.router != "noise":
+        return params
+    levels = make_grid(config, recipe)[:-1]
+    # log(sigma / alpha) / 4, the time that the network reads
+    return build_cache(network, params, -0.125 * marginal(recipe.process, levels).log_snr)
+
+
+def answers(trained: Trained, name: str = "model") -> Callable[[Array, Array, Array], Array]:
+    """A policy as ``f(seeds (n,), seen (n, h, o), task (n,)) -> actions``, compiled, its experts chosen."""
+    recipe = trained.recipes[name]
+    act = make_act(trained.config, recipe)
+    params = prepare(trained.config, recipe, trained.nets[name])
+
+    @jax.jit
+    def run(params: Params, seeds: Array, seen: Array, task: Array) -> Array:
+        return act(params, trained.normalisers, seed_keys(seeds), seen, task)
+
+    return lambda seeds, seen, task: run(params, seeds, seen, task)

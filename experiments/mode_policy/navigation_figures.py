@@ -1,6 +1,7 @@
 """What policies do in the navigation suite: figures, and a picture of their ways."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +17,21 @@ from diffax.training.state import count_params
 from diffax.types import Keys, Params
 from experiments.figures import as_rows
 from experiments.mode_policy import navigation
-from experiments.mode_policy.method import Normalisers, Policy, make_act
+from experiments.mode_policy.method import Trained, make_act, prepare
 from experiments.mode_policy.navigation import Rollout
+from experiments.mode_policy.suite import Suite
 
 BOTH = (0.2, 0.8)  # shares of the left way between which a policy uses both
 COLOURS = ("#1f5fa8", "#c8502e", "#3a8f4b", "#8a5aa8", "#b58900", "#2a9d9d", "#b5416f", "#5c5c5c")
+
+
+def open_navigation(config: ConfigDict) -> Suite:
+    """The suite; nothing is read."""
+    tasks = range(navigation.TASKS)
+    names = tuple(f"goal-{task}" for task in tasks)
+    sentences = tuple(navigation.sentence(task) for task in tasks)
+    make = partial(navigation.demonstrations, config.seed, config.data.per_task, config.data.spread)
+    return Suite(names, sentences, (2, 2), make, evaluate, draw)
 
 
 class Found(NamedTuple):
@@ -31,45 +42,34 @@ class Found(NamedTuple):
     rollout: Rollout
 
 
-def run(
-    config: ConfigDict,
-    policies: Mapping[str, Policy],
-    nets: Mapping[str, Params],
-    normalisers: Normalisers,
-    n: int,
-) -> list[Found]:
+def run(trained: Trained, n: int) -> list[Found]:
     """``n`` episodes of each task, by every policy, from each of ``config.eval.spreads``."""
-    found = []
+    config, found = trained.config, []
     task = jnp.tile(jnp.arange(navigation.TASKS), n)
-    for name, policy in policies.items():
-        answer = make_act(config, policy)
+    for name, recipe in trained.recipes.items():
+        answer = make_act(config, recipe)
 
         def roll(params: Params, spread: Array, answer: Any = answer) -> Rollout:
             def act(keys: Keys, position: Array, task: Array) -> Array:
-                return answer(params, normalisers, keys, position[:, None], task)
+                return answer(params, trained.normalisers, keys, position[:, None], task)
 
             key = jax.random.key(config.seed + 1)
             return navigation.roll_out(act, key, task, config.sample.execute, spread)
 
-        rolled = jax.jit(roll)
-        found += [Found(name, s, rolled(nets[name], jnp.asarray(s))) for s in config.eval.spreads]
+        rolled, params = jax.jit(roll), prepare(config, recipe, trained.nets[name])
+        found += [Found(name, s, rolled(params, jnp.asarray(s))) for s in config.eval.spreads]
     return found
 
 
-def evaluate(
-    config: ConfigDict,
-    policies: Mapping[str, Policy],
-    nets: Mapping[str, Params],
-    normalisers: Normalisers,
-    workdir: Path,
-) -> Mapping[str, Any]:
+def evaluate(trained: Trained, workdir: Path) -> Mapping[str, Any]:
     """Success, collisions and the use of both ways; the picture ``ways.png``."""
-    ran = run(config, policies, nets, normalisers, config.eval.episodes)
+    config = trained.config
+    ran = run(trained, config.eval.episodes)
     draw_ways(workdir / "ways.png", ran)
     figures, table = [], {}
     for name, spread, rollout in ran:
         group = f"{'' if name == 'model' else name + '/'}spread_{spread:g}"
-        table[group] = measure(rollout) | {"parameters": float(count_params(nets[name]))}
+        table[group] = measure(rollout) | {"parameters": float(count_params(trained.nets[name]))}
         about = {"n_fake": len(rollout.success), "split": f"seed {config.seed + 1}", "seed": config.seed}
         sure = wilson_interval(int(rollout.success.sum()), len(rollout.success))
         for what, value in table[group].items():
@@ -91,15 +91,9 @@ def measure(rollout: Rollout) -> dict[str, float]:
     }
 
 
-def draw(
-    config: ConfigDict,
-    policies: Mapping[str, Policy],
-    nets: Mapping[str, Params],
-    normalisers: Normalisers,
-    workdir: Path,
-) -> None:
+def draw(trained: Trained, workdir: Path) -> None:
     """A few episodes of each task as a picture and as arrays."""
-    ran = run(config, policies, nets, normalisers, -(-config.sample.n // navigation.TASKS))
+    ran = run(trained, -(-trained.config.sample.n // navigation.TASKS))
     draw_ways(workdir / "samples-ways.png", ran)
 
 

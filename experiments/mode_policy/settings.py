@@ -62,14 +62,20 @@ def base() -> ConfigDict:
             "experiment": "mode_policy",
             "suite": "navigation",
             # beside "model", on the same batches: "dense" (as many active weights), "wide" (as many weights),
-            # "regression" (dense, the mean of actions)
+            # "regression" (dense, the mean of actions), "no_goal" (as "model", but not told what to do)
             "baselines": ("regression",),
-            "goal": "one_hot",  # or "sentence", or "none"
+            "tasks": "mt10",  # of Meta-World: or "mt50", or names
+            "goal": "one_hot",  # or "sentence", "none", or an .npz file with a vector under each task's name
             "data": {
                 "per_task": 60,  # demonstrations
                 "horizon": 8,  # actions of an answer
                 "history": 1,  # steps that are seen
-                "spread": 0.05,  # of where demonstrations begin
+                "spread": 0.05,  # of where demonstrations of navigation begin
+                "file": "",  # of demonstrations: made there (Meta-World), or a user's own (recorded)
+                "fields": (),  # of a user's own that are seen; "state" where empty
+                "holdout": 0.1,  # share of a user's own that is held out
+                "noise": 0.3,  # of the arm in every other demonstration of Meta-World
+                "seed": 42,  # of demonstrations of Meta-World
             },
             "process": {"name": "EDM", "t_min": 0.001, "t_max": 80.0},
             "sigma_data": 0.5,
@@ -100,7 +106,13 @@ def base() -> ConfigDict:
                 "guidance": 1.0,
                 "n": 64,
             },
-            "eval": {"episodes": 64, "spreads": (0.0, 0.05)},
+            "eval": {
+                "episodes": 64,  # of each task
+                "spreads": (0.0, 0.05),  # of navigation's starts
+                "seed": 7,  # of Meta-World's episodes
+                "steps": 500,  # of Meta-World, after which an episode has failed
+                "windows": 512,  # of held-out recordings
+            },
         }
     )
 

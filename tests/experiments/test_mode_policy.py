@@ -1,29 +1,18 @@
 """Policies that denoise actions: the navigation suite, losses, answers, and a run through the launcher."""
 
-import json
-import runpy
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from policies import load
 from scipy.stats import binomtest
 
 from diffax.evaluation import wilson_interval
 from diffax.losses import denoising_loss
 from diffax.processes import EDM
-from experiments import modes
 from experiments.mode_policy import experiment, method, navigation, navigation_figures
 
-ROOT = Path(__file__).parents[2]
 TASKS = jnp.tile(jnp.arange(navigation.TASKS), 4)
-
-
-def load(variant="smoke", **changes):
-    config = runpy.run_path(str(ROOT / "configs/mode_policy/navigation.py"))["get_config"](variant)
-    config.update_from_flattened_dict(changes)
-    return config
 
 
 def drive(side, execute=1, spread=0.0, horizon=1):
@@ -134,32 +123,10 @@ def test_baselines_have_the_sizes_they_are_named_for():
         ({"goal": "words"}, "config.goal: got 'words'"),
         ({"suite": "kitchen"}, "config.suite: got 'kitchen'"),
         ({"baselines": ("big",)}, "config.baselines: got 'big'"),
-        ({"normaliser.action": "std"}, "normaliser: got 'std'"),
-        ({"data.horizon": 0}, "horizon: got 0"),
+        ({"normaliser.action": "std"}, "config.normaliser.action: got 'std'"),
+        ({"data.horizon": 0}, "config.data.horizon: got 0"),
     ],
 )
 def test_configurations_are_checked(change, message):
     with pytest.raises(ValueError, match=message):
         experiment.make_experiment(load(**change))
-
-
-def test_a_policy_through_the_launcher(tmp_path):
-    """Sentences for goals; the result and the checkpoint hold what is needed to act."""
-    config = load(goal="sentence", **{"loss.drop_goal": 0.2})
-    assert modes.train(config, str(tmp_path))
-    modes.evaluate(config, str(tmp_path))
-    rows = json.loads((tmp_path / "result.json").read_text())["notes"]["rows"]
-    groups = ["spread_0", "spread_0.05", "regression/spread_0", "regression/spread_0.05"]
-    assert [row["name"] for row in rows] == groups
-    assert (tmp_path / "ways.png").stat().st_size > 5000
-    _, state = modes.load(config, tmp_path)
-    nets, normalisers = experiment.weights(config, state)
-    actions = navigation.demonstrations(config.seed, config.data.per_task).steps["action"]
-    np.testing.assert_allclose(normalisers["action"].scale, np.ptp(actions, axis=0) / 2, rtol=1e-6)
-    policy = method.make_policies(config, experiment.make_goals(config), 2)["model"]
-    seen, task = jnp.zeros((3, 1, 2)), jnp.asarray([0, 1, 2])
-    keys = jax.random.split(jax.random.key(0), 3)
-    answer = jax.jit(method.make_act(config, policy))(nets["model"], normalisers, keys, seen, task)
-    assert answer.shape == (3, 8, 2)
-    one = jax.jit(method.make_act(config, policy))(nets["model"], normalisers, keys[1:2], seen[:1], task[1:2])
-    np.testing.assert_allclose(one[0], answer[1], atol=1e-5 * float(jnp.abs(answer).max()))

@@ -1,0 +1,50 @@
+"""A policy as one program that runs where only JAX is installed, its experts chosen all weights within."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffax import checks
+from diffax.io import Argument, export_function, load_function
+from experiments.mode_policy import method
+from experiments.mode_policy.policy import About, Policy
+from experiments.progress import say
+
+FILE = "policy.jaxexport"
+
+
+def export_policy(trained: method.Trained, about: About, folder: Path, name: str = "model") -> Path:
+    """Write ``FILE`` and what it is; then read it again, and compare its answers with the policy's.
+
+    Raises ValueError where they differ by more than 1e-5 of the largest action.
+    """
+    run, path = method.answers(trained, name), folder / FILE
+    arguments = {
+        "seeds": Argument((), "uint32", "one for each answer, which depends on its own row alone"),
+        "state": Argument((about.history, about.state), "float32", "what is seen, in the data's units"),
+        "task": Argument((), "int32", "a number of about.tasks"),
+    }
+    metadata = {**about._asdict(), "policy": name, "sampler": trained.config.sample.to_dict()}
+    export_function(path, run, arguments, metadata=metadata)
+    say(f"answers of the file differ by {_difference(run, path, about):.1e}")
+    return path
+
+
+def load_exported_policy(path: str | Path) -> Policy:
+    """A policy from its file; ValueError for a damaged one, or a file of something else."""
+    call, record = load_function(path)
+    known = record["about"]
+    checks.require(set(About._fields) <= set(known), f"{path}: about", sorted(known), "those of a policy")
+    fields = {name: known[name] for name in About._fields}
+    return Policy(call, About(**{**fields, "tasks": tuple(fields["tasks"])}))
+
+
+def _difference(run: Any, path: Path, about: About, n: int = 3) -> float:
+    random = np.random.default_rng(0)
+    seen = random.standard_normal((n, about.history, about.state)).astype(np.float32)
+    given = np.arange(n, dtype=np.uint32), seen, (np.arange(n) % len(about.tasks)).astype(np.int32)
+    ours, theirs = np.asarray(run(*given)), np.asarray(load_function(path).call(*given))
+    difference = float(np.abs(ours - theirs).max() / np.abs(ours).max())
+    checks.require(difference <= 1e-5, f"{path}: difference", difference, "at most 1e-5 of the actions")
+    return difference

@@ -1,0 +1,85 @@
+"""Policies from a user's own demonstrations."""
+
+import json
+
+import numpy as np
+import pytest
+from policies import load
+
+from diffax.data.episode_files import Demonstrations, write_demonstrations
+from diffax.data.episodes import Episodes
+from experiments import modes
+from experiments.mode_policy import recorded
+
+
+@pytest.fixture
+def file(tmp_path):
+    """20 episodes of two tasks: actions are the observation's first numbers, or minus them."""
+    random = np.random.default_rng(0)
+    task = np.arange(20) % 2
+    ends = np.cumsum(random.integers(5, 12, 20))
+    hand = random.normal(size=(ends[-1], 2)).astype(np.float32)
+    sign = np.where(np.repeat(task, np.diff(ends, prepend=0)) == 0, 1.0, -1.0)[:, None]
+    steps = {"hand": hand, "lid": hand[:, 0], "action": (sign * hand).astype(np.float32)}
+    path = tmp_path / "mine.npz"
+    write_demonstrations(path, Demonstrations(Episodes(steps, ends, task), ("Go there.", "Go back."), {}))
+    return path
+
+
+def test_training_and_held_out_errors(file, tmp_path):
+    config = load(suite="recorded", **{"data.file": str(file), "data.fields": ("hand", "lid")})
+    assert modes.train(config, str(tmp_path / "run"))
+    modes.evaluate(config, str(tmp_path / "run"))
+    modes.draw(config, str(tmp_path / "run"))
+    figures = json.loads((tmp_path / "run" / "result.json").read_text())["figures"]
+    assert [figure["name"] for figure in figures[:2]] == ["action_error", "relative_error"]
+    training = recorded.open_recorded(config).demonstrations().steps["state"]
+    _, state = modes.load(config, tmp_path / "run")
+    known = state.frozen["normalisers"]["state"]  # held-out episodes have no part in it
+    np.testing.assert_allclose(known.shift, training.mean(axis=0), atol=1e-6)
+    drawn = np.load(tmp_path / "run" / "samples-actions.npz")
+    assert drawn["actions"].shape == drawn["recorded"].shape
+
+
+def test_errors_of_planted_answers(file, monkeypatch):
+    """Answers that are off by a constant have it for an error, whatever padding follows the episodes."""
+    config = load(suite="recorded", **{"data.file": str(file), "data.fields": ("hand",), "data.horizon": 1})
+    suite = recorded.open_recorded(config)
+
+    def planted(trained, name):
+        def act(seeds, seen, task):
+            sign = np.where(task == 0, 1.0, -1.0)[:, None, None]
+            return sign * seen[:, -1:] + 0.25
+
+        return act
+
+    monkeypatch.setattr(recorded, "answers", planted)
+    trained = recorded.Trained(config, {"model": None}, {"model": {}}, {})
+    found = suite.evaluate(trained, file.parent)
+    assert found["figures"][0].value == pytest.approx(0.25, abs=1e-6)
+
+
+def test_fields_are_put_together(file):
+    config = load(suite="recorded", **{"data.file": str(file), "data.fields": ("lid", "hand")})
+    suite = recorded.open_recorded(config)
+    assert (suite.widths, suite.tasks) == ((3, 2), ("Go there.", "Go back."))
+    steps = suite.demonstrations().steps
+    np.testing.assert_array_equal(steps["state"][:, 0], steps["state"][:, 1])
+
+
+def test_some_episodes_of_every_task_are_held_out(file):
+    config = load(suite="recorded", **{"data.file": str(file), "data.fields": ("hand",)})
+    episodes = recorded.join_fields(recorded.read_demonstrations(file, ("hand",)).episodes, ("hand",))
+    training, held_out = recorded.split(episodes, 0.2)
+    assert np.bincount(held_out.task).tolist() == [2, 2]
+    assert np.bincount(training.task).tolist() == [8, 8]
+    rows = {row.tobytes() for row in training.steps["state"]}
+    assert not any(row.tobytes() in rows for row in held_out.steps["state"])
+    with pytest.raises(ValueError, match=r"holdout: got 0\.01"):
+        recorded.split(episodes, 0.01)
+    with pytest.raises(ValueError, match="holdout: got 1"):
+        recorded.split(episodes, 1)
+    with pytest.raises(ValueError, match="eyes"):
+        recorded.open_recorded(
+            load(suite="recorded", **{"data.file": config.data.file, "data.fields": ("eyes",)})
+        )
