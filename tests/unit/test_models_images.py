@@ -33,7 +33,7 @@ SMALL = {"width": 16, "depth": 1, "heads": 2}
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
 def shapes_of(model, *arguments):
@@ -185,24 +185,25 @@ def test_weights_of_another_network_are_refused():
 
 @functools.cache
 def encoder():
-    """ResNet-18 with group norms, its parameters with FiLM as it is at first, and a jitted call."""
+    """ResNet-18 with group norms: parameters with FiLM as it is at first, random ones, a jitted call."""
     model, arguments = FilmResNet(18), (normal(0, 3, 32, 32, 3), normal(1, 3, 4))
     is_film = lambda name: name.startswith("film")  # noqa: E731
 
     def init_film(key):  # little is compiled where little is asked for
         return {name: leaf for name, leaf in model.init(key, *arguments)["params"].items() if is_film(name)}
 
-    params = filled(shapes_of(model, *arguments)) | jax.jit(init_film)(jax.random.key(0))
-    return model, params, jax.jit(lambda p, x, g: model.apply({"params": p}, x, g))
+    params = filled(shapes_of(model, *arguments))
+    first = params | jax.jit(init_film)(jax.random.key(0))
+    return first, params, jax.jit(lambda p, x, g: model.apply({"params": p}, x, g))
 
 
 def test_film_is_the_identity_at_first_then_scales_and_shifts():
     """The last stage's exactly: the mean over pixels is linear. A factor of zero forgets the image."""
-    model, params, run = encoder()
+    params, _, run = encoder()
     images, goal = normal(0, 3, 32, 32, 3), normal(1, 3, 4)
     bare = {name: leaf for name, leaf in params.items() if not name.startswith("film")}
     assert len(params) - len(bare) == 4
-    plain = jax.jit(lambda p, x: model.apply({"params": p}, x))(bare, images)
+    plain = run(bare, images, None)
     assert float(jnp.abs(plain).max()) > 0.1
     np.testing.assert_array_equal(run(params, images, goal), plain)
 
@@ -218,8 +219,8 @@ def test_film_is_the_identity_at_first_then_scales_and_shifts():
 
 
 def test_each_image_is_encoded_on_its_own():
-    _, shapes, run = encoder()
-    params, images, goal = filled(shapes), normal(0, 3, 32, 32, 3), normal(1, 3, 4)
+    _, params, run = encoder()
+    images, goal = normal(0, 3, 32, 32, 3), normal(1, 3, 4)
     together = run(params, images, goal)
     changed = run(params, images.at[1].add(1.0), goal.at[2].add(1.0))
     moved = np.abs(changed - together).max(axis=1)
@@ -229,15 +230,15 @@ def test_each_image_is_encoded_on_its_own():
 
 def test_group_norms_forget_the_size_of_numbers():
     """The first convolution has no bias: features are the same whatever unit pixels have."""
-    _, shapes, run = encoder()
-    params, images, goal = filled(shapes), normal(0, 3, 32, 32, 3), normal(1, 3, 4)
+    _, params, run = encoder()
+    images, goal = normal(0, 3, 32, 32, 3), normal(1, 3, 4)
     found = run(params, 10 * images, goal)
     np.testing.assert_allclose(found, run(params, images, goal), atol=1e-3 * float(jnp.abs(found).max()))
 
 
 def test_half_precision_is_close():
-    _, shapes, run = encoder()
-    params, images, goal = filled(shapes), normal(0, 3, 32, 32, 3), normal(1, 3, 4)
+    _, params, run = encoder()
+    images, goal = normal(0, 3, 32, 32, 3), normal(1, 3, 4)
     half = FilmResNet(18, dtype=jnp.bfloat16)
     found = jax.jit(lambda p, x, g: half.apply({"params": p}, x, g))(params, images, goal)
     expected = np.asarray(run(params, images, goal))
@@ -246,7 +247,7 @@ def test_half_precision_is_close():
 
 
 def test_a_block_is_the_same_compiled_or_not():
-    block, x = EncoderBlock(4, 2, True), normal(0, 2, 6, 6, 8)
+    block, x = EncoderBlock(4, 2, True, "frozen"), normal(0, 2, 6, 6, 8)
     run, params = lambda p: block.apply({"params": p}, x), filled(shapes_of(block, x))
     with jax.disable_jit():
         found = run(params)
@@ -334,13 +335,12 @@ def test_a_change_of_an_image_reaches_its_token_and_those_after():
     np.testing.assert_array_equal(moved[[0, 2]], 0)
 
 
-def test_encoded_once_or_at_every_call_and_cached():
+def test_encoded_once_with_experts_chosen_once_or_at_every_call():
     model, params, run, encode = policy()
     x, time, cond = normal(0, 3, 5, 3), jnp.full(3, 0.4), told(3)
     features = encode(params, cond)
     mixed = features["images"] | {"wrist": cond["images"]["wrist"]}  # images beside features
     expected = run(params, x, time, cond | {"images": mixed})
-    np.testing.assert_allclose(run(params, x, time, features), expected, atol=1e-4)
     cache = build_cache(model, params, jnp.asarray([0.4, -0.3]))
     found = jax.jit(apply_cached(model))(cache, x, time, features)
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -374,23 +374,25 @@ def test_a_sampler_draws_under_images():
 
 
 def test_training_reaches_every_weight_of_an_encoder_but_frozen_moments():
-    """With FiLM as it is at first: the goal's maps are zero then, and learn."""
+    """Through the tokens, with FiLM as it is at first: the goal's maps are zero then, and learn."""
     model = ActionTransformer(**SMALL, image_norm="frozen")
     x, time = normal(0, 4, 5, 3), normal(1, 4)
     cond = {"goal": normal(4, 4, 4), "images": {"front": normal(2, 4, 1, 32, 32, 3)}}
     shapes = shapes_of(model, x, time, cond)
     params = filled(shapes)
-    film = {name: leaf for name, leaf in encoder()[1].items() if name.startswith("film")}
+    film = {name: leaf for name, leaf in encoder()[0].items() if name.startswith("film")}
     params["cameras"]["front"] |= film
 
     def loss(params):
-        out = model.apply({"params": params}, x, time, cond, True, rngs={"dropout": jax.random.key(0)})
-        return jnp.mean((out - x) ** 2)
+        return jnp.sum(
+            model.apply({"params": params}, method=lambda net: net.tokens(x, net.encode(cond))) ** 2
+        )
 
     slopes = jax.jit(jax.grad(loss))(params)
     learning = traverse_util.flatten_dict({name: slopes[name] for name in ("cameras", "tokens")})
     still = {name for name, leaf in learning.items() if not np.any(leaf)}
     moments = {name for name in learning if name[-1] in ("mean", "var")}
+    assert all(np.isfinite(leaf).all() for leaf in learning.values())
     assert len(moments) == 2 * 20
     assert still == moments
 
