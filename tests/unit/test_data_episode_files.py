@@ -105,6 +105,15 @@ def test_robomimic_fields_actions_and_masks(tmp_path):
     np.testing.assert_allclose(other, joined(in_order, "action") + 1, rtol=1e-6)
 
 
+def test_masks_in_a_folder_count_on(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    for name in "ab":
+        path = write_hdf5(tmp_path / f"{name}.hdf5", drawn())
+        with h5py.File(path, "a") as file:
+            file["mask/train"] = np.asarray([b"demo_0", b"demo_2"])
+    assert read_demonstrations(tmp_path).about["splits"] == {"train": [0, 2, 3, 5]}
+
+
 def test_libero_folder_has_a_task_for_each_file(tmp_path):
     groups = [drawn(seed=1), drawn((2, 2), seed=2), drawn((4,), seed=3)]
     sentences = ["open the drawer", ["push ", "the plate"], '"open the drawer"']
@@ -278,7 +287,7 @@ def test_other_bad_replay_buffers(tmp_path):
 # --- LeRobot
 
 TASKS = {7: "push the cube", 3: "lift the cube"}
-TASK_OF = (7, 3, 7)
+TASK_OF = (7, 3, 3)
 LEROBOT = ("state", "observation.gripper", "observation.count")
 
 
@@ -365,7 +374,7 @@ def test_lerobot_rows_in_any_order(tmp_path):
 
     episodes = drawn()
     root = write_lerobot_files(tmp_path / "set", episodes)
-    for file in root.glob("*/chunk-000/*.parquet"):
+    for file in root.rglob("file-*.parquet"):
         table = pq.read_table(file)
         pq.write_table(table.take(np.arange(table.num_rows)[::-1].tolist()), file)
     assert_holds(read_demonstrations(root), as_lerobot(episodes), LEROBOT, [TASKS[t] for t in TASK_OF])
@@ -811,6 +820,21 @@ def test_npz_read_by_fields_that_are_not_there_or_cut_short(tmp_path):
     path.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
     with pytest.raises(ValueError, match=r"a.npz: got .*allowed: a"):
         read_demonstrations(path)
+
+
+def test_npz_is_whole_or_as_before(tmp_path, monkeypatch):
+    write_demonstrations(tmp_path / "a.npz", made())
+    before = (tmp_path / "a.npz").read_bytes()
+
+    def fail(path, **_):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_demonstrations(tmp_path / "a.npz", made((2, 2)))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+    assert (tmp_path / "a.npz").read_bytes() == before
 
 
 @pytest.mark.parametrize(
