@@ -20,11 +20,11 @@ DEMO: dict[str, Any] = {
     "data.file": "runs/demonstrations/metaworld_mt10.npz",
     "data.per_task": 50,
     "data.horizon": 10,
-    "train.num_steps": 6000,
+    "train.num_steps": 8000,
     "train.batch_size": 64,
     "train.optimizer.learning_rate": 1e-3,
     "train.checkpoint_every": 2000,
-    "sample.execute": 10,
+    "sample.execute": 5,
     "eval.episodes": 10,
 }
 SMOKE: dict[str, Any] = {

@@ -99,11 +99,15 @@ def roll_out(
     seed: int,
     film: int = 0,
     label: str = "",
+    told: int = 0,
 ) -> list[Outcome]:
-    """Episodes of the chosen tasks, which are some of those that the policy knows."""
+    """Episodes of the chosen tasks, which are some of those that the policy knows.
+
+    ``told``: how many tasks further on the one lies that the policy is told to do.
+    """
     for task in chosen:
         checks.require_one_of("tasks", task, known)
-    numbers = [list(known).index(task) for task in chosen]
+    numbers = [(list(known).index(task) + told) % len(known) for task in chosen]
     protocol = Protocols(config.eval.steps, config.sample.execute, config.data.history, film)
     progress = Counted(label or "episodes")
     return run_episodes(act, arm.Arm, chosen, episodes, seed, protocol, numbers, progress=progress)
@@ -114,10 +118,14 @@ def evaluate(tasks: Sequence[str], trained: Trained, workdir: Path) -> Mapping[s
     config = trained.config
     check_seeds(config, config.eval.seed)
     figures, table = list[Figure](), dict[str, dict[str, float]]()
-    for name in trained.recipes:
-        act = answers(trained, name)
-        found = roll_out(act, config, tasks, tasks, config.eval.episodes, config.eval.seed, label=name)
-        group = "" if name == "model" else name
+    tried = [(name, name, 0) for name in trained.recipes]
+    if trained.recipes["model"].goals is not None and len(tasks) > 1:
+        tried.append(("model", "told_another_task", 1))  # what knows its goal fails here
+    for name, label, told in tried:
+        options = {"label": label, "told": told}
+        asked = (tasks, tasks, config.eval.episodes, config.eval.seed)
+        found = roll_out(answers(trained, name), config, *asked, **options)
+        group = "" if label == "model" else label
         new, row = measure(found, group, config.eval.seed)
         figures += new
         table[group] = row | {"parameters": float(count_params(trained.nets[name]))}

@@ -38,7 +38,7 @@ EXPERT = "expert"
 
 def program(argv: Sequence[str]) -> None:
     """Roll out what the flags name."""
-    names = ("workdir", "tasks", "episodes", "seed", "video", "policy")
+    names = ("workdir", "tasks", "episodes", "seed", "video", "policy", "execute")
     values = {name: flags.FLAGS[name].value for name in names}
     config = check(values)
     main.start_jax()
@@ -59,9 +59,11 @@ def check(values: dict[str, Any]) -> ConfigDict:
     config = read_config(Path(values["workdir"]))
     fits = config.get("experiment") == "mode_policy" and config.suite == "metaworld"
     checks.require(fits, "--workdir", values["workdir"], "a run of mode_policy in Meta-World")
-    for name in ("episodes", "video"):
-        least = {"episodes": 1, "video": 0}[name]
+    for name, least in {"episodes": 1, "video": 0}.items():
         checks.require(values[name] >= least, f"--{name}", values[name], f"an integer >= {least}")
+    config.sample.execute = values["execute"] or config.sample.execute
+    fits = 1 <= config.sample.execute <= config.data.horizon
+    checks.require(fits, "--execute", values["execute"], f"1 .. {config.data.horizon}, or 0 for the run's")
     for task in task_names(values["tasks"] or config.tasks, "--tasks"):
         checks.require_one_of("--tasks", task, task_names(config.tasks))
     checks.require_one_of("--policy", values["policy"], ("model", *config.baselines, EXPERT))
@@ -142,5 +144,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("episodes", 10, "of each task")
     flags.DEFINE_integer("seed", 7, "of goals and draws; another than the demonstrations'")
     flags.DEFINE_integer("video", 0, "episodes of each task that are filmed")
+    flags.DEFINE_integer("execute", 0, "actions of an answer that are run; 0 for the run's")
     flags.DEFINE_string("policy", "model", "model, a baseline of the run, or expert")
     sys.exit(main.run(program))

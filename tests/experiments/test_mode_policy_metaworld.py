@@ -115,7 +115,7 @@ def test_a_policy_in_metaworld_from_demonstrations_to_rollouts(tmp_path):
         )
     modes.evaluate(config, str(tmp_path / "run"))
     notes = json.loads((tmp_path / "run" / "result.json").read_text())["notes"]
-    assert {row["name"] for row in notes["rows"]} == {"model", "regression"}
+    assert {row["name"] for row in notes["rows"]} == {"model", "regression", "told_another_task"}
     assert notes["versions"]["metaworld"]
     done = launch_module(
         "experiments.mode_policy.rollout",
