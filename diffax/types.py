@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 Params = Any  # a pytree of arrays, as flax makes it
-Cond = Mapping[str, Array]
+Cond = Mapping[str, Any]  # arrays with the samples first, or (several cameras' images) mappings of them
 Keys = Key[Array, "b"]  # one typed key per sample
 Size = Any  # the length of an axis: an int, or a symbol where a function is exported for any length
 Scalar = float | Float[Array, ""]

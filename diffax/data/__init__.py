@@ -5,7 +5,7 @@ the functions that need them, and so are ``nibabel`` and ``pydicom`` (``"diffax[
 ``zarr`` and ``pyarrow`` (``"diffax[robots]"``).
 """
 
-from diffax.data.augment import Augmentation, horizontal_flip
+from diffax.data.augment import Augmentation, horizontal_flip, random_shift
 from diffax.data.cubes import open_cubes
 from diffax.data.decode import read_image
 from diffax.data.demonstrations import Demonstrations
@@ -85,6 +85,7 @@ __all__ = [
     "open_volumes",
     "pipeline",
     "points",
+    "random_shift",
     "read_demonstrations",
     "read_dicom",
     "read_image",

@@ -5,6 +5,7 @@ the three are affine in each other.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,11 +120,11 @@ def _twice(x: Array) -> Array:
     return jnp.concatenate([x, x])
 
 
-def _with_null(cond: Cond | None, null: Mapping[str, Array] | None, batch: Size) -> dict[str, Array]:
+def _with_null(cond: Cond | None, null: Mapping[str, Array] | None, batch: Size) -> dict[str, Any]:
     """The condition followed by its unconditional version, as one batch."""
     checks.require(cond is not None, "cond", None, "a mapping, for classifier-free guidance")
     given = {name: value for name, value in dict(cond or {}).items() if name != "unconditional"}
-    doubled = {name: _twice(value) for name, value in given.items()}
+    doubled = {name: jax.tree.map(_twice, value) for name, value in given.items()}
     if null is None:
         already = (cond or {}).get("unconditional", jnp.zeros(batch, bool))
         flags: Bool[Array, "2b"] = jnp.concatenate([already, jnp.ones(batch, bool)])

@@ -4,7 +4,7 @@ r"""The denoising loss, in one form for every framework.
 a flow's loss (:mod:`diffax.losses.weighting`); :func:`score_matching_loss` is the same in NCSN's terms.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ def score_matching_loss(
     return result._replace(loss=half_d * result.loss, per_sample=half_d * result.per_sample)
 
 
-def drop_labels(key: Key[Array, ""], cond: Cond, rate: float) -> dict[str, Array]:
+def drop_labels(key: Key[Array, ""], cond: Cond, rate: float) -> dict[str, Any]:
     """Mark each sample of a training batch unconditional with probability ``rate``."""
-    batch = next(iter(cond.values())).shape[0]
+    batch = jax.tree.leaves(dict(cond))[0].shape[0]
     return {**cond, "unconditional": jax.random.bernoulli(key, rate, (batch,))}

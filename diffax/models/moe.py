@@ -36,12 +36,12 @@ from diffax.models.layers.experts import (
     run_expert,
 )
 from diffax.models.layers.norm import modulate
+from diffax.types import Cond
 
 ROUTERS = ("noise", "token", "both")
 RESIDUALS = ("prenorm", "official")
 NOISE_CONDITIONING = ("add", "film", "none")
 LOSSES = "losses"  # the collection of auxiliary losses that training reads
-Told = Mapping[str, Any]  # a condition whose "images" are a mapping themselves
 
 
 class Picked(NamedTuple):
@@ -197,7 +197,7 @@ class ActionTransformer(nn.Module):
         self,
         x: Float[Array, "b t a"],
         time: Float[Array, "b"],
-        cond: Told | None = None,
+        cond: Cond | None = None,
         train: bool = False,
         picked: Sequence[Picked] | None = None,
     ) -> Float[Array, "b t a"]:
@@ -213,7 +213,7 @@ class ActionTransformer(nn.Module):
             keep(self, f"hidden{index}", tokens)
         return self.head(self.norm(tokens[:, -x.shape[1] :]), x)
 
-    def encode(self, cond: Told) -> dict[str, Any]:
+    def encode(self, cond: Cond) -> dict[str, Any]:
         """``cond`` with features in place of images, ``model.apply({"params": p}, cond, method="encode")``.
 
         A sampler calls the network many times with the same images, which need encoding once. Features know
@@ -257,7 +257,7 @@ class Tokens(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t a"], cond: Told) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b t a"], cond: Cond) -> Float[Array, "b n d"]:
         """Linear maps without bias, and a learned table of positions for all but the goal's own."""
         seen = self._observed(cond, x.shape[0])
         steps = seen[0].shape[1] if seen else 1
@@ -272,7 +272,7 @@ class Tokens(nn.Module):
         tokens.append(self._map("actions", x) + positions[steps:])
         return jnp.concatenate(tokens, axis=1)
 
-    def _observed(self, cond: Told, batch: Any) -> list[Float[Array, "b h m d"]]:
+    def _observed(self, cond: Cond, batch: Any) -> list[Float[Array, "b h m d"]]:
         """Proprioception, observations and every camera, (batch, steps, tokens, width) each."""
         found = []
         if "proprio" in cond:
@@ -297,7 +297,7 @@ class Tokens(nn.Module):
         return dense(self.width, bias=False, dtype=self.dtype, name=name)(values)
 
 
-def told_goal(cond: Told) -> Float[Array, "b g"] | None:
+def told_goal(cond: Cond) -> Float[Array, "b g"] | None:
     """The goal, zeros where a sample must not know it; None where there is none."""
     if "goal" not in cond or "unconditional" not in cond:
         return cond.get("goal")

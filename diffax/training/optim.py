@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+import jax
 import optax
 
 from diffax import checks
+from diffax.types import Params
 
 
 @dataclass(frozen=True)
@@ -49,5 +51,13 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     parts.append(optax.scale_by_adam(config.beta1, config.beta2, config.eps))
     if config.weight_decay:
-        parts.append(optax.add_decayed_weights(config.weight_decay))
+        parts.append(optax.add_decayed_weights(config.weight_decay, _decays))
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(config, num_steps)))
+
+
+def _decays(params: Params) -> Params:
+    """Which weights decay: all but the moments of norms that do not learn (``FrozenNorm``)."""
+    moments = ("mean", "var")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: getattr(path[-1], "key", None) not in moments, params
+    )

@@ -16,6 +16,8 @@ from scipy import stats
 from diffax import bind, sample
 from diffax.data import ArraySource, pipeline
 from diffax.data.augment import random_shift
+from diffax.guidance import classifier_free
+from diffax.losses import drop_labels
 from diffax.models import (
     ActionTransformer,
     FilmResNet,
@@ -371,6 +373,20 @@ def test_a_sampler_draws_under_images():
     other = jax.jit(draw)(encode(params, cond | {"images": turned}))
     assert bool(jnp.isfinite(drawn).all())
     assert float(jnp.abs(drawn - other).min(axis=(1, 2)).max()) > 1e-5
+
+
+def test_guidance_and_dropped_labels_take_mappings_of_images():
+    """An estimate that is the brightness of images, or nothing: guidance of scale 3 makes three of one."""
+    cond = {"images": {"front": normal(1, 4, 2, 8, 8, 3)}}
+    bright = cond["images"]["front"].mean(axis=(1, 2, 3, 4))
+
+    def denoise(x, t, cond):
+        seen = cond["images"]["front"].mean(axis=(1, 2, 3, 4))
+        return jnp.where(cond["unconditional"], 0.0, seen)[:, None]
+
+    found = classifier_free(3.0)(denoise)(jnp.zeros((4, 1)), jnp.ones(4), cond)
+    np.testing.assert_allclose(found[:, 0], 3 * bright, rtol=1e-5)
+    assert drop_labels(jax.random.key(0), cond, 0.5)["unconditional"].shape == (4,)
 
 
 def test_training_reaches_every_weight_of_an_encoder_but_frozen_moments():

@@ -232,6 +232,15 @@ def test_clipping_bounds_the_update():
     assert 0 < float(-updates["w"][0]) <= 1.1e-3
 
 
+def test_weights_decay_but_moments_of_norms_stay():
+    params = {"norm": {"scale": jnp.ones(2), "mean": jnp.ones(2), "var": jnp.ones(2)}}
+    optimizer = make_optimizer(OptimizerConfig(0.1, weight_decay=0.5), 10)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates["norm"]["scale"], -0.05, rtol=1e-6)
+    assert not updates["norm"]["mean"].any()
+    assert not updates["norm"]["var"].any()
+
+
 @pytest.mark.parametrize(
     ("make_it", "field"),
     [
