@@ -2,6 +2,7 @@
 
     python benchmarks/experts.py                # three layouts, batches of 1 and 64; one thread
     python benchmarks/experts.py --full_size    # operations of the published layout, by shapes alone
+    python benchmarks/experts.py --training     # a training step's gradient instead: samples sorted by expert
 
 One call is the whole network; times are of ten-step samples through one compiled scan, the smallest CPU time
 of ``--repeats`` alternating runs. "All experts" is the network as it is, "dense" one with a single expert as
@@ -120,6 +121,29 @@ def samplers(width: int, depth: int, experts: int, top_k: int, batch: int) -> di
     return runs
 
 
+def gradients(experts: int, top_k: int, batch: int) -> dict[str, Callable[[], Any]]:
+    """A step's gradients, compiled: of the mixture, and of dense networks as wide as what runs or as all."""
+    x, time_, cond = inputs(batch)
+    made = {
+        "mixture": ActionTransformer(256, 4, 8, experts, top_k),
+        "dense, as active": ActionTransformer(256, 4, 8, 1, 1, mlp_ratio=4.0 * top_k),
+        "dense, as all": ActionTransformer(256, 4, 8, 1, 1, mlp_ratio=4.0 * experts),
+    }
+
+    def compiled(model: Any) -> Callable[[], Any]:
+        params = jax.jit(model.init)(jax.random.key(0), *inputs(1))["params"]
+
+        def loss(params: Any, key: Any) -> Any:
+            rngs, given = {"dropout": key}, (x + 1, time_, cond)
+            out, kept = model.apply({"params": params}, *given, True, rngs=rngs, mutable=["losses"])
+            return jnp.mean(out**2) + sum(jax.tree.leaves(kept), jnp.zeros(()))
+
+        program = jax.jit(jax.grad(loss)).lower(params, jax.random.key(1)).compile()
+        return lambda: jax.block_until_ready(program(params, jax.random.key(1)))
+
+    return {name: compiled(model) for name, model in made.items()}
+
+
 def smallest(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Milliseconds of CPU time, of alternating runs."""
     found = dict.fromkeys(runs, np.inf)
@@ -138,8 +162,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full_size", action="store_true", help="count the published layout too")
     parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--training", action="store_true", help="gradients in place of samples")
     asked = parser.parse_args()
-    for experts, top_k in LAYOUTS:
+    if asked.training:
+        report_training(asked.repeats)
+    for experts, top_k in () if asked.training else LAYOUTS:
         report(256, 4, experts, top_k)
         for batch in (1, 64):
             ms = smallest(samplers(256, 4, experts, top_k, batch), asked.repeats)
@@ -148,6 +175,15 @@ def main() -> None:
             print("    CPU ms: " + ", ".join(f"{k} {v:.0f}" for k, v in ms.items()))
     if asked.full_size:
         report(1024, 12, 4, 2)
+
+
+def report_training(repeats: int) -> None:
+    """Gradients, a line for each layout and batch."""
+    for experts, top_k in LAYOUTS:
+        for batch in (64, 512):
+            ms = smallest(gradients(experts, top_k, batch), repeats)
+            print(f"{experts} experts, top {top_k}, batch {batch}, CPU ms of a gradient:")
+            print("  " + ", ".join(f"{name} {value:.0f}" for name, value in ms.items()))
 
 
 def report(width: int, depth: int, experts: int, top_k: int) -> None:
