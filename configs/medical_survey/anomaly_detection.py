@@ -14,7 +14,7 @@ from experiments.medical_survey import task_settings
 EVALUATION = {
     "depth": 0.35,  # to which partial noising goes, as a share of the process's time
     "steps": 10,
-    "repeats": 3,  # noises that are averaged over
+    "repeats": 4,  # noises that are averaged over
     "depth_ddim": 0.6,  # to which DDIM encodes
     "steps_ddim": 24,
     "guidance": 2.0,  # of the classifier-free way
