@@ -181,7 +181,7 @@ class ActionTransformer(nn.Module):
 
     def setup(self) -> None:
         """Every layer but the embeddings, whose sizes follow from the inputs."""
-        self._check()
+        self.check_options()
         self.noise_in = dense(self.width)
         self.noise_out = dense(self.width, bias=False)
         shared = {f.name for f in fields(ExpertBlock)} & {f.name for f in fields(self)}
@@ -236,7 +236,8 @@ class ActionTransformer(nn.Module):
         return [block.route(self.embed_noise(time)) for block in self.blocks]
 
     @nn.nowrap
-    def _check(self) -> None:
+    def check_options(self) -> None:
+        """Raise ``ValueError`` for options that no network has; needs no parameters."""
         check_experts(self.experts, self.top_k)
         least = 2 if self.shared_expert else 1
         require(self.top_k >= least, "top_k", self.top_k, "2 or more beside a shared expert")

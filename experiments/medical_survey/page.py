@@ -10,7 +10,7 @@ from diffax.evaluation import Figure
 
 _STYLE = """
 body { font-family: system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto }
 td, th { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
 td:nth-child(-n+2), th:nth-child(-n+2) { text-align: left }
 tr.floor { background: #f3f3f3 }

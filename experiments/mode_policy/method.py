@@ -59,6 +59,7 @@ def make_recipes(
     for name in ("model", *config.baselines):
         checks.require_one_of("config.baselines", name, ("model", *BASELINES))
         module = build.make_module(ActionTransformer, "model", network_fields(config, name))
+        module.check_options()
         told = None if name == "no_goal" else goals
         found[name] = Recipe(module, process, told, shape, name == "regression")
     return found
