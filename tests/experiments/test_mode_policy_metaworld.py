@@ -54,7 +54,7 @@ def test_planted_outcomes_are_measured():
 
 def test_goals_of_demonstrations_are_not_tried():
     with pytest.raises(ValueError, match="seed: got 42"):
-        metaworld.check_seeds(load(suite="metaworld_mt10"), 42)
+        metaworld.check_seeds(load(file="metaworld_mt10"), 42)
 
 
 def test_an_absent_simulator_is_one_line(monkeypatch, tmp_path):
@@ -62,7 +62,7 @@ def test_an_absent_simulator_is_one_line(monkeypatch, tmp_path):
         raise ImportError('metaworld is needed here: pip install "diffax[metaworld]"')
 
     monkeypatch.setattr(metaworld_arm, "optional_import", absent)
-    config = load(suite="metaworld_mt10", **{"data.file": str(tmp_path / "demos.npz")})
+    config = load(file="metaworld_mt10", **{"data.file": str(tmp_path / "demos.npz")})
     with pytest.raises(ValueError, match=r'suite: got .metaworld.*pip install "diffax\[metaworld\]"'):
         modes.train(config, str(tmp_path / "run"))
     assert not list(tmp_path.glob("*.npz"))
@@ -102,7 +102,7 @@ def test_episodes_follow_from_their_seeds():
 
 @simulated
 def test_a_policy_in_metaworld_from_demonstrations_to_rollouts(tmp_path):
-    config = load(suite="metaworld_mt10", **{"data.file": str(tmp_path / "demos.npz")})
+    config = load(file="metaworld_mt10", **{"data.file": str(tmp_path / "demos.npz")})
     assert modes.train(config, str(tmp_path / "run"))
     held = metaworld.demonstrations(config)
     assert (len(held.ends), held.steps["state"].shape[1], held.steps["action"].shape[1]) == (4, 39, 4)
@@ -111,7 +111,7 @@ def test_a_policy_in_metaworld_from_demonstrations_to_rollouts(tmp_path):
     assert not (tmp_path / "demos.npz.parts").exists()
     with pytest.raises(ValueError, match="demonstrations' per_task: got 3, allowed: 2"):
         metaworld.demonstrations(
-            load(suite="metaworld_mt10", **{"data.file": config.data.file, "data.per_task": 3})
+            load(file="metaworld_mt10", **{"data.file": config.data.file, "data.per_task": 3})
         )
     modes.evaluate(config, str(tmp_path / "run"))
     notes = json.loads((tmp_path / "run" / "result.json").read_text())["notes"]

@@ -14,20 +14,21 @@ from experiments.mode_policy import recorded
 
 @pytest.fixture
 def file(tmp_path):
-    """20 episodes of two tasks: actions are the observation's first numbers, or minus them."""
+    """20 episodes of two tasks, in which nothing moves: actions are what is seen, or minus it."""
     random = np.random.default_rng(0)
-    task = np.arange(20) % 2
-    ends = np.cumsum(random.integers(5, 12, 20))
-    hand = random.normal(size=(ends[-1], 2)).astype(np.float32)
-    sign = np.where(np.repeat(task, np.diff(ends, prepend=0)) == 0, 1.0, -1.0)[:, None]
-    steps = {"hand": hand, "lid": hand[:, 0], "action": (sign * hand).astype(np.float32)}
+    task, lengths = np.arange(20) // 10, random.integers(5, 12, 20)
+    ends = np.cumsum(lengths)
+    hand = np.repeat(random.normal(size=(20, 2)), lengths, axis=0).astype(np.float32)
+    sign = np.where(np.repeat(task, lengths) == 0, 1.0, -1.0)[:, None]
+    left = np.concatenate([np.arange(n, 0, -1.0) for n in lengths])  # steps of the episode
+    steps = {"hand": hand, "lid": hand[:, 0], "left": left, "action": (sign * hand).astype(np.float32)}
     path = tmp_path / "mine.npz"
     write_demonstrations(path, Demonstrations(Episodes(steps, ends, task), ("Go there.", "Go back."), {}))
     return path
 
 
 def test_training_and_held_out_errors(file, tmp_path):
-    config = load(suite="recorded", **{"data.file": str(file), "data.fields": ("hand", "lid")})
+    config = load(file="recorded", **{"data.file": str(file), "data.fields": ("hand", "lid")})
     assert modes.train(config, str(tmp_path / "run"))
     modes.evaluate(config, str(tmp_path / "run"))
     modes.draw(config, str(tmp_path / "run"))
@@ -43,13 +44,16 @@ def test_training_and_held_out_errors(file, tmp_path):
 
 def test_errors_of_planted_answers(file, monkeypatch):
     """Answers that are off by a constant have it for an error, whatever padding follows the episodes."""
-    config = load(suite="recorded", **{"data.file": str(file), "data.fields": ("hand",), "data.horizon": 1})
+    config = load(
+        file="recorded", **{"data.file": str(file), "data.fields": ("hand", "left"), "data.horizon": 4}
+    )
     suite = recorded.open_recorded(config)
 
     def planted(trained, name):
         def act(seeds, seen, task):
             sign = np.where(task == 0, 1.0, -1.0)[:, None, None]
-            return sign * seen[:, -1:] + 0.25
+            padding = np.arange(4) >= seen[:, -1:, 2]
+            return sign * seen[:, -1:, :2] + np.where(padding, 100.0, 0.25)[:, :, None]
 
         return act
 
@@ -60,7 +64,7 @@ def test_errors_of_planted_answers(file, monkeypatch):
 
 
 def test_fields_are_put_together(file):
-    config = load(suite="recorded", **{"data.file": str(file), "data.fields": ("lid", "hand")})
+    config = load(file="recorded", **{"data.file": str(file), "data.fields": ("lid", "hand")})
     suite = recorded.open_recorded(config)
     assert (suite.widths, suite.tasks) == ((3, 2), ("Go there.", "Go back."))
     steps = suite.demonstrations().steps
@@ -68,7 +72,7 @@ def test_fields_are_put_together(file):
 
 
 def test_some_episodes_of_every_task_are_held_out(file):
-    config = load(suite="recorded", **{"data.file": str(file), "data.fields": ("hand",)})
+    config = load(file="recorded", **{"data.file": str(file), "data.fields": ("hand",)})
     episodes = recorded.join_fields(recorded.read_demonstrations(file, ("hand",)).episodes, ("hand",))
     training, held_out = recorded.split(episodes, 0.2)
     assert np.bincount(held_out.task).tolist() == [2, 2]
@@ -81,5 +85,5 @@ def test_some_episodes_of_every_task_are_held_out(file):
         recorded.split(episodes, 1)
     with pytest.raises(ValueError, match="eyes"):
         recorded.open_recorded(
-            load(suite="recorded", **{"data.file": config.data.file, "data.fields": ("eyes",)})
+            load(file="recorded", **{"data.file": config.data.file, "data.fields": ("eyes",)})
         )

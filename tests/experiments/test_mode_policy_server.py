@@ -163,6 +163,19 @@ def test_bad_requests_name_the_field(client, body, message):
     assert client.run.sizes == []
 
 
+def test_a_bad_request_is_refused_while_others_wait(client):
+    """It never gets into a batch, where it would spoil the answers of others."""
+    client.run.gate.clear()
+    threads, found = together([lambda: client.ask(0)])
+    begun = time.monotonic()
+    assert client.ask(1, observation={**OBSERVATION, "task": "dance"})[0] == 400
+    assert time.monotonic() - begun < 2
+    client.run.gate.set()
+    for thread in threads:
+        thread.join(20)
+    assert found[0][0] == 200
+
+
 def test_strange_callers_are_refused(client):
     assert client.send("GET", "/about", Host="evil.example")[0] == 400
     assert client.send("GET", "/about", Origin="http://evil.example")[0] == 400

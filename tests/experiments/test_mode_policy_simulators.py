@@ -92,6 +92,6 @@ def test_faults_of_simulators_reach_the_caller(make, task, error, message):
 
 
 def test_seeds_of_episodes_differ():
-    asked = [(s, t, i) for s in range(3) for t in ("push", "push-back", "reach") for i in range(20)]
+    asked = [(s, t, i) for s in range(3) for t in ("push", "push-back", "reach", "sweep") for i in range(20)]
     assert len({episode_seed(*each) for each in asked}) == len(asked)
     assert all(0 <= episode_seed(*each) < 2**32 for each in asked)
