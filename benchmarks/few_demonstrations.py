@@ -3,9 +3,9 @@
     python benchmarks/few_demonstrations.py --folder=runs/few    # needs diffax[metaworld]; an hour on 2 cores
 
 Ten tasks of Meta-World. For every number of demonstrations and every seed the networks learn from the same
-batches: the mixture, a dense one with as many active weights and one with as many weights at all. A seed draws
-its own demonstrations and weights; all are tried on the same held-out episodes. What was done is not done
-again: each cell leaves FOLDER/<seed>-<count>/success.json.
+batches: the mixture, a dense one with as many active weights and one with as many weights at all. A seed
+draws its own demonstrations and weights; all are tried on the same held-out episodes. What was done is not
+done again: each cell leaves FOLDER/<seed>-<count>/success.json.
 """
 
 import argparse
