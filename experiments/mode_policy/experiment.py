@@ -15,9 +15,11 @@ from diffax import checks, data
 from diffax.data.episodes import NORMALISERS, Normaliser, Windows, fit_normaliser
 from diffax.data.npz import read_arrays
 from diffax.data.sentences import embed_sentences
-from diffax.models import TENSOR_RULES
+from diffax.io.weights import read_tensors
+from diffax.models import TENSOR_RULES, with_torchvision
 from diffax.training import TrainState, distributed, ema, init_net, make_optimizer, make_train_step
 from diffax.training.step import Batch
+from diffax.types import Params
 from experiments import build
 from experiments.base import Experiment
 from experiments.mode_policy import navigation_figures
@@ -60,7 +62,10 @@ def make_experiment(config: ConfigDict) -> Experiment:
     def init(key: Key[Array, ""], fitted: Mapping[str, Normaliser] | None = None) -> TrainState:
         init_key, run_key = jax.random.split(key)
         example = example_batch(config, suite)
-        params = {name: init_params(recipe, example, init_key) for name, recipe in recipes.items()}
+        params = {
+            name: with_image_weights(config, init_params(recipe, example, init_key))
+            for name, recipe in recipes.items()
+        }
         nets = {name: init_net(p, optimizer, averages) for name, p in params.items()}
         known = fitted or {k: Normaliser(*[jnp.zeros(example[k].shape[-1])] * 2) for k in ("state", "action")}
         return TrainState.create(run_key, nets, {"normalisers": jax.tree.map(jnp.asarray, known)})
@@ -75,8 +80,9 @@ def make_experiment(config: ConfigDict) -> Experiment:
         return step(state, {**batch, **{name: norm(batch[name]) for name, norm in known.items()}})
 
     def rows(index: int, count: int) -> data.Pipeline:
-        size = build.shard_rows(config, count)
-        return data.pipeline(windows(), size, config.seed, shard_index=index, shard_count=count)
+        size, shifts = build.shard_rows(config, count), make_shifts(config)
+        options = {"augment": shifts, "shard_index": index, "shard_count": count}
+        return data.pipeline(windows(), size, config.seed, **options)
 
     def evaluate(state: TrainState, workdir: Path) -> Mapping[str, Any]:
         return suite.evaluate(trained(config, recipes, state), workdir)
@@ -85,7 +91,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
         suite.draw(trained(config, recipes, state), workdir)
 
     def export(state: TrainState, workdir: Path) -> None:
-        export_policy(trained(config, recipes, state), about_of(config, suite.tasks, suite.widths), workdir)
+        export_policy(trained(config, recipes, state), about_of(config, suite), workdir)
 
     options = {"begin": begin, "sharding_rules": TENSOR_RULES}
     return Experiment(init, train_step, rows, evaluate, draw, export, **options)
@@ -105,11 +111,32 @@ def rebuild(config: ConfigDict, suite: Suite) -> dict[str, Recipe]:
     return make_recipes(config, make_goals(config, suite), suite.widths[1])
 
 
+def make_shifts(config: ConfigDict) -> list[data.Augmentation]:
+    """Of images, by ``config.data.shift`` pixels at most, each camera's by itself."""
+    shift = config.data.shift
+    return [data.random_shift(shift, (name,)) for name in config.data.images] if shift else []
+
+
+def with_image_weights(config: ConfigDict, params: Params) -> Params:
+    """Parameters with torchvision's of ``config.image_weights``, if any, in every camera's encoder."""
+    if not config.image_weights:
+        return params
+    checks.require(bool(config.data.images), "config.data.images", (), "cameras for config.image_weights")
+    norm = config.model.image_norm
+    checks.require(norm == "frozen", "config.model.image_norm", norm, "frozen, with config.image_weights")
+    tensors, _ = read_tensors(config.image_weights)
+    cameras = {name: with_torchvision(params["cameras"][name], tensors) for name in config.data.images}
+    return {**params, "cameras": cameras}
+
+
 def example_batch(config: ConfigDict, suite: Suite) -> Batch:
     """One window of zeros."""
     state, action = suite.widths
+    history = config.data.history
+    images = {name: np.zeros((1, history, *shape), np.uint8) for name, shape in suite.images.items()}
     return {
-        "state": np.zeros((1, config.data.history, state), np.float32),
+        **images,
+        "state": np.zeros((1, history, state), np.float32),
         "action": np.zeros((1, config.data.horizon, action), np.float32),
         "mask": np.ones((1, config.data.horizon), np.float32),
         "task": np.zeros(1, np.int32),

@@ -28,4 +28,4 @@ def load_trained(workdir: str | Path, checkpoint: str = "newest") -> tuple[Train
     suite = experiment.open_suite(config)
     _, state = modes.load(config, path, checkpoint)
     trained = experiment.trained(config, experiment.rebuild(config, suite), state)
-    return trained, about_of(config, suite.tasks, suite.widths)
+    return trained, about_of(config, suite)

@@ -1,7 +1,7 @@
 """The suite of Meta-World: demonstrations by scripted experts, rollouts on goals that none of them had."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context
@@ -21,7 +21,7 @@ from experiments.figures import as_rows
 from experiments.mode_policy import metaworld_arm as arm
 from experiments.mode_policy.metaworld_tasks import SENTENCES, task_names
 from experiments.mode_policy.method import Trained, answers
-from experiments.mode_policy.simulators import Act, Outcome, Protocols, run_episodes
+from experiments.mode_policy.simulators import Outcome, Protocols, run_episodes
 from experiments.mode_policy.suite import Suite
 from experiments.progress import Counted, say
 
@@ -91,7 +91,7 @@ def _make_part(file: Path, task: str, count: int, noise: float, seed: int) -> No
 
 
 def roll_out(
-    act: Act | None,
+    policy: Callable[[Any, Any, Any], Any] | None,
     config: ConfigDict,
     chosen: Sequence[str],
     known: Sequence[str],
@@ -101,7 +101,7 @@ def roll_out(
     label: str = "",
     told: int = 0,
 ) -> list[Outcome]:
-    """Episodes of the chosen tasks, which are some of those that the policy knows.
+    """Episodes of the chosen tasks, which are some of those that the policy knows; by experts without one.
 
     ``told``: how many tasks further on the one lies that the policy is told to do.
     """
@@ -110,6 +110,7 @@ def roll_out(
     numbers = [(list(known).index(task) + told) % len(known) for task in chosen]
     protocol = Protocols(config.eval.steps, config.sample.execute, config.data.history, film)
     progress = Counted(label or "episodes")
+    act = policy and (lambda seeds, states, task: policy(seeds, {"state": states}, task))
     return run_episodes(act, arm.Arm, chosen, episodes, seed, protocol, numbers, progress=progress)
 
 

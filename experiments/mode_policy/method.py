@@ -1,5 +1,8 @@
 """Networks, losses and answers of policies: what is seen goes in, a chunk of actions comes out.
 
+What is seen is a mapping: "state", (n, h, o) of h past steps, and "images", each camera's bytes
+(n, h, y, x, 3).
+
 A diffusion policy learns ``E[a | a + sigma eps, observation, goal]`` and draws actions by the library's
 samplers; a regression answers with the mean of actions. Reuss et al. 2025 (arXiv:2412.12953).
 """
@@ -17,7 +20,7 @@ from diffax import bind, checks, sample
 from diffax.data.episodes import Normaliser
 from diffax.io import seed_keys
 from diffax.losses import denoising_loss, drop_labels
-from diffax.models import ActionTransformer, apply_cached, build_cache
+from diffax.models import ActionTransformer, apply_cached, build_cache, normalise_images
 from diffax.models.expert_cache import ExpertCache
 from diffax.processes import GaussianProcess, marginal
 from diffax.training.step import Batch, LossFn
@@ -26,17 +29,20 @@ from experiments import build
 
 BASELINES = ("dense", "wide", "regression", "no_goal")
 Normalisers = Mapping[str, Normaliser]  # of "state" and "action"
-# act(params, normalisers, keys, seen (n, h, o), task (n,)) -> actions (n, horizon, a) in the data's units
-Act = Callable[[Params, Normalisers, Keys, Array, Array], Array]
+Seen = Mapping[str, Any]  # "state" and "images" of n samples
+# act(params, normalisers, keys, seen, task (n,)) -> actions (n, horizon, a) in the data's units
+Act = Callable[[Params, Normalisers, Keys, Seen, Array], Array]
 
 
 class Recipe(NamedTuple):
-    """A network and how it answers; ``goals``: each task's vector; ``shape``: of a chunk of actions."""
+    """A network and how it answers; ``goals``: each task's vector; ``shape``: of a chunk of actions;
+    ``cameras``: whose images it sees."""
 
     network: ActionTransformer
     process: GaussianProcess
     goals: Float[np.ndarray, "tasks g"] | None
     shape: tuple[int, int]
+    cameras: tuple[str, ...] = ()
     regression: bool = False
 
 
@@ -61,7 +67,8 @@ def make_recipes(
         module = build.make_module(ActionTransformer, "model", network_fields(config, name))
         module.check_options()
         told = None if name == "no_goal" else goals
-        found[name] = Recipe(module, process, told, shape, name == "regression")
+        cameras = tuple(config.data.images)
+        found[name] = Recipe(module, process, told, shape, cameras, name == "regression")
     return found
 
 
@@ -74,16 +81,23 @@ def network_fields(config: ConfigDict, name: str) -> dict[str, Any]:
     return model | {"experts": 1, "top_k": 1, "shared_expert": False, "mlp_ratio": share * model["mlp_ratio"]}
 
 
-def condition(recipe: Recipe, seen: Float[Array, "n h o"], task: Int[Array, "n"]) -> dict[str, Array]:
-    """What the network is told, from normalised observations and tasks."""
-    told = {"observation": seen[:, :, None]}
+def condition(recipe: Recipe, seen: Seen, task: Int[Array, "n"]) -> dict[str, Any]:
+    """What the network is told, from normalised states, images and tasks."""
+    told: dict[str, Any] = {"observation": seen["state"][:, :, None]}
+    if recipe.cameras:
+        told["images"] = {name: normalise_images(seen["images"][name]) for name in recipe.cameras}
     return told if recipe.goals is None else told | {"goal": jnp.asarray(recipe.goals)[task]}
+
+
+def look(recipe: Recipe, batch: Batch) -> Seen:
+    """What windows have seen."""
+    return {"state": batch["state"], "images": {name: batch[name] for name in recipe.cameras}}
 
 
 def init_params(recipe: Recipe, batch: Batch, key: Key[Array, ""]) -> Params:
     """Parameters for batches like the given one."""
     few = {name: jnp.asarray(value)[:1] for name, value in batch.items()}
-    cond = condition(recipe, few["state"], few["task"])
+    cond = condition(recipe, look(recipe, few), few["task"])
     return recipe.network.init(key, few["action"], jnp.zeros(len(few["action"])), cond)["params"]
 
 
@@ -108,7 +122,7 @@ def make_loss(config: ConfigDict, recipe: Recipe) -> LossFn:
             return out
 
         x0, mask = batch["action"], batch["mask"][..., None]
-        cond: Cond = condition(recipe, batch["state"], batch["task"])
+        cond: Cond = condition(recipe, look(recipe, batch), batch["task"])
         if config.loss.drop_goal:
             cond = drop_labels(drop_key, cond, config.loss.drop_goal)
         if recipe.regression:
@@ -127,16 +141,19 @@ def make_loss(config: ConfigDict, recipe: Recipe) -> LossFn:
 def make_act(config: ConfigDict, recipe: Recipe) -> Act:
     """Answers of a policy, in the units of its data; to be jitted together with what it drives.
 
-    Parameters are the network's, or a cache of its experts (:func:`prepare`).
+    Parameters are the network's, or a cache of its experts (:func:`prepare`). Images are encoded once, not at
+    every step, but where guidance needs features without the goal too.
     """
     sampler = build.make_sampler(config.sample.sampler, recipe.process, config.sample.steps)
     grid = make_grid(config, recipe)
     guide = build.make_guidance(config.sample.guidance, "none")
     plain, cached = build.make_apply(recipe.network), apply_cached(recipe.network)
 
-    def act(params: Params, normalisers: Normalisers, keys: Keys, seen: Array, task: Array) -> Array:
-        apply_fn = cached if isinstance(params, ExpertCache) else plain
-        cond = condition(recipe, normalisers["state"](seen), task)
+    def act(params: Params, normalisers: Normalisers, keys: Keys, seen: Seen, task: Array) -> Array:
+        apply_fn, weights = (cached, params.params) if isinstance(params, ExpertCache) else (plain, params)
+        cond = condition(recipe, {**seen, "state": normalisers["state"](seen["state"])}, task)
+        if recipe.cameras and config.sample.guidance == 1:
+            cond = recipe.network.apply({"params": weights}, cond, method="encode")
         if recipe.regression:
             still = jnp.zeros((task.shape[0], *recipe.shape))
             found = apply_fn(params, still, jnp.zeros(task.shape), cond)
@@ -163,14 +180,14 @@ def prepare(config: ConfigDict, recipe: Recipe, params: Params) -> Params | Expe
     return build_cache(network, params, -0.125 * marginal(recipe.process, levels).log_snr)
 
 
-def answers(trained: Trained, name: str = "model") -> Callable[[Array, Array, Array], Array]:
-    """A policy as ``f(seeds (n,), seen (n, h, o), task (n,)) -> actions``, compiled, its experts chosen."""
+def answers(trained: Trained, name: str = "model") -> Callable[[Array, Seen, Array], Array]:
+    """A policy as ``f(seeds (n,), seen, task (n,)) -> actions``, compiled, its experts chosen."""
     recipe = trained.recipes[name]
     act = make_act(trained.config, recipe)
     params = prepare(trained.config, recipe, trained.nets[name])
 
     @jax.jit
-    def run(params: Params, seeds: Array, seen: Array, task: Array) -> Array:
+    def run(params: Params, seeds: Array, seen: Seen, task: Array) -> Array:
         return act(params, trained.normalisers, seed_keys(seeds), seen, task)
 
     return lambda seeds, seen, task: run(params, seeds, seen, task)

@@ -51,7 +51,7 @@ def run(trained: Trained, n: int) -> list[Found]:
 
         def roll(params: Params, spread: Array, answer: Any = answer) -> Rollout:
             def act(keys: Keys, position: Array, task: Array) -> Array:
-                return answer(params, trained.normalisers, keys, position[:, None], task)
+                return answer(params, trained.normalisers, keys, {"state": position[:, None]}, task)
 
             key = jax.random.key(config.seed + 1)
             return navigation.roll_out(act, key, task, config.sample.execute, spread)

@@ -10,6 +10,7 @@ action = chunker({"state": seen, "task": "door-open"})                   # one a
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +19,9 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from diffax import checks
+from experiments.mode_policy.suite import Suite
 
-# f(seeds (n,), seen (n, h, o), task (n,)) -> actions (n, t, a)
+# f(seeds (n,), {"state": (n, h, o), "images": {camera: (n, h, y, x, 3)}}, task (n,)) -> actions (n, t, a)
 Run = Callable[[Any, Any, Any], Any]
 CHUNKING = ("open_loop", "receding_horizon", "temporal_ensemble")
 _MOST = 4096  # observations of a batch
@@ -27,13 +29,14 @@ _MOST = 4096  # observations of a batch
 
 class About(NamedTuple):
     """``tasks`` by name; ``history`` steps of ``state`` numbers are seen, ``horizon`` actions of ``action``
-    numbers come out."""
+    numbers come out; ``images``: each camera's shape of a step, (h, w, 3)."""
 
     tasks: tuple[str, ...]
     history: int
     state: int
     horizon: int
     action: int
+    images: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
 
 class Answer(NamedTuple):
@@ -57,7 +60,8 @@ class Policy:
 
     def infer(self, observation: Mapping[str, Any]) -> Answer:
         """Actions for one observation: ``"state"``, float32 (history, state), or (state,) where one step is
-        seen, and ``"task"``, a name or a number. Raises ValueError that names the field."""
+        seen, ``"task"``, a name or a number, and of a policy with cameras ``"images"``, each camera's bytes
+        (history, h, w, 3), or (h, w, 3). Raises ValueError that names the field."""
         answer = self.infer_batch([observation])
         return Answer(answer.actions[0], answer.seconds)
 
@@ -69,32 +73,23 @@ class Policy:
         draws = np.array(seeds or [self._next() for _ in observations], np.uint32)
         size = 1 << (count - 1).bit_length()  # few sizes, so that few programs are compiled
         rows = np.arange(size) % count
-        actions = np.asarray(jax.device_get(self._run(draws[rows], seen[rows], tasks[rows])))[:count]
+        chosen = jax.tree.map(lambda values: values[rows], seen)
+        actions = np.asarray(jax.device_get(self._run(draws[rows], chosen, tasks[rows])))[:count]
         return Answer(actions, time.perf_counter() - begun)
 
     def check_batch(
         self, observations: Sequence[Mapping[str, Any]]
-    ) -> tuple[Float[np.ndarray, "n h o"], Int[np.ndarray, "n"]]:
-        """States and numbers of tasks, as the network reads them; ValueError for what it cannot."""
+    ) -> tuple[dict[str, Any], Int[np.ndarray, "n"]]:
+        """What is seen and numbers of tasks, as the network reads them; ValueError for what it cannot."""
         count = len(observations)
         checks.require(1 <= count <= _MOST, "observations", count, f"1 to {_MOST}")
-        seen = np.stack([self._state(each) for each in observations])
+        each = [read_seen(self.about, observation) for observation in observations]
+        seen = jax.tree.map(lambda *values: np.stack(values), *each)
         return seen, np.array([self._task(each) for each in observations], np.int32)
 
     def _next(self) -> int:
         self._count += 1
         return int(np.random.SeedSequence([self._seed, self._count]).generate_state(1)[0])
-
-    def _state(self, observation: Mapping[str, Any]) -> Float[np.ndarray, "h o"]:
-        checks.require("state" in observation, "observation", sorted(observation), "'state' and 'task'")
-        given, about = np.asarray(observation["state"]), self.about
-        checks.require(given.dtype == np.float32, "state: type", str(given.dtype), "float32")
-        shape = (about.history, about.state)
-        shapes = (shape, shape[1:]) if about.history == 1 else (shape,)
-        allowed = " or ".join(map(str, shapes))
-        checks.require(given.shape in shapes, "state: shape", given.shape, allowed)
-        checks.require(bool(np.isfinite(given).all()), "state", "NaN or infinity", "finite numbers")
-        return given.reshape(shape)
 
     def _task(self, observation: Mapping[str, Any]) -> int:
         checks.require("task" in observation, "observation", sorted(observation), "'state' and 'task'")
@@ -142,7 +137,7 @@ class ActionChunker:
             kept.clear()
 
     def __call__(self, observation: Mapping[str, Any]) -> Float[np.ndarray, "a"]:
-        """The next action; ``"state"`` is that of one step, (state,)."""
+        """The next action; ``"state"`` is that of one step, (state,), and images are (h, w, 3)."""
         self._see(observation)
         if self._mode == "temporal_ensemble":
             self._chunks.append(self._answer(observation))
@@ -152,15 +147,41 @@ class ActionChunker:
         return self._left.popleft()
 
     def _see(self, observation: Mapping[str, Any]) -> None:
-        checks.require("state" in observation, "observation", sorted(observation), "'state' and 'task'")
-        state, width = np.asarray(observation["state"]), (self._policy.about.state,)
-        checks.require(state.shape == width, "state: shape", state.shape, str(width))
-        self._past.append(state)
-        while len(self._past) < self._policy.about.history:
-            self._past.append(state)
+        about = self._policy.about
+        self._past.append(read_seen(about._replace(history=1), observation))
+        while len(self._past) < about.history:
+            self._past.append(self._past[-1])
 
     def _answer(self, observation: Mapping[str, Any]) -> Float[np.ndarray, "t a"]:
-        return self._policy.infer({**observation, "state": np.stack(self._past)}).actions
+        seen = jax.tree.map(lambda *steps: np.concatenate(steps), *self._past)
+        return self._policy.infer({**observation, **seen}).actions
+
+
+def read_seen(about: About, observation: Mapping[str, Any]) -> dict[str, Any]:
+    """State (history, o) and images (history, h, w, 3) of an observation, whose axis of steps may be missing
+    where one is seen; ValueError that names the field for what is missing, left over or of another kind."""
+    checks.require("state" in observation, "observation", sorted(observation), "'state' and 'task'")
+    state = np.asarray(observation["state"])
+    checks.require(state.dtype == np.float32, "state: type", str(state.dtype), "float32")
+    state = _with_steps(about, "state", state, (about.state,))
+    checks.require(bool(np.isfinite(state).all()), "state", "NaN or infinity", "finite numbers")
+    given = observation.get("images", {})
+    names = sorted(given) if isinstance(given, Mapping) else type(given).__name__
+    allowed = "a mapping of " + (", ".join(sorted(about.images)) or "nothing")
+    checks.require(names == sorted(about.images), "observation['images']", names, allowed)
+    images = {}
+    for name, shape in about.images.items():
+        values, label = np.asarray(given[name]), f"images[{name!r}]"
+        checks.require(values.dtype == np.uint8, f"{label}: type", str(values.dtype), "uint8")
+        images[name] = _with_steps(about, label, values, tuple(shape))
+    return {"state": state, "images": images}
+
+
+def _with_steps(about: About, label: str, given: Any, shape: tuple[int, ...]) -> Any:
+    whole = (about.history, *shape)
+    shapes = (whole, shape) if about.history == 1 else (whole,)
+    checks.require(given.shape in shapes, f"{label}: shape", given.shape, " or ".join(map(str, shapes)))
+    return given.reshape(whole)
 
 
 def ensemble(chunks: Sequence[Float[np.ndarray, "t a"]], decay: float) -> Float[np.ndarray, "a"]:
@@ -170,6 +191,7 @@ def ensemble(chunks: Sequence[Float[np.ndarray, "t a"]], decay: float) -> Float[
     return (weights[:, None] * planned).sum(axis=0) / weights.sum()
 
 
-def about_of(config: ConfigDict, tasks: tuple[str, ...], widths: tuple[int, int]) -> About:
+def about_of(config: ConfigDict, suite: Suite) -> About:
     """The shapes of a configuration's policies."""
-    return About(tasks, config.data.history, widths[0], config.data.horizon, widths[1])
+    state, action = suite.widths
+    return About(suite.tasks, config.data.history, state, config.data.horizon, action, dict(suite.images))

@@ -16,11 +16,13 @@ from diffax.data.episode_files import read_demonstrations
 from diffax.data.episodes import Episodes, Windows, take
 from diffax.evaluation import Figure
 from diffax.io import write_atomically
+from diffax.models.film_resnet import SMALLEST
 from diffax.training.state import count_params
 from experiments.figures import as_rows
-from experiments.mode_policy.method import Trained, answers
+from experiments.mode_policy.method import Trained, answers, look
 from experiments.mode_policy.suite import Suite
 
+RESERVED = ("state", "action", "mask", "task")  # fields of a window
 _BATCH = 64
 
 
@@ -29,22 +31,30 @@ def open_recorded(config: ConfigDict) -> Suite:
 
     ``config.data.fields`` are what is seen, put together into one vector; "state" where none is named.
     """
-    asked = tuple(config.data.fields) or ("state",)
-    found = read_demonstrations(config.data.file, asked)
-    episodes = join_fields(found.episodes, asked)
+    asked, cameras = tuple(config.data.fields) or ("state",), tuple(config.data.images)
+    found = read_demonstrations(config.data.file, (*asked, *cameras))
+    episodes = join_fields(found.episodes, asked, cameras)
     training, held_out = split(episodes, config.data.holdout)
     widths = (episodes.steps["state"].shape[1], episodes.steps["action"].shape[1])
-    tried = partial(evaluate, held_out)
-    return Suite(found.tasks, found.tasks, widths, lambda: training, tried, partial(draw, held_out))
+    images = {name: episodes.steps[name].shape[1:] for name in cameras}
+    programs = lambda: training, partial(evaluate, held_out), partial(draw, held_out)
+    return Suite(found.tasks, found.tasks, widths, *programs, images)
 
 
-def join_fields(episodes: Episodes, names: tuple[str, ...]) -> Episodes:
-    """Vectors of several names as one, "state"."""
+def join_fields(episodes: Episodes, names: tuple[str, ...], cameras: tuple[str, ...] = ()) -> Episodes:
+    """Vectors of several names as one, "state"; images stay as they are."""
     columns = [np.atleast_2d(episodes.steps[n].T).T.astype(np.float32) for n in names]
     for name, values in zip(names, columns, strict=True):
         checks.require(values.ndim == 2, f"config.data.fields: {name}", values.shape, "a vector each step")
     steps = {"state": np.concatenate(columns, axis=1), "action": episodes.steps["action"]}
-    return episodes._replace(steps=steps)
+    for name in cameras:
+        values, label = episodes.steps[name], f"config.data.images: {name}"
+        fits = values.dtype == np.uint8 and values.ndim == 4 and values.shape[-1] == 3
+        allowed = f"bytes (steps, h, w, 3), h and w of {SMALLEST} or more"
+        found = (values.dtype.name, values.shape)
+        checks.require(fits and min(values.shape[1:3]) >= SMALLEST, label, found, allowed)
+        checks.require(name not in RESERVED, label, name, "none of " + ", ".join(RESERVED))
+    return episodes._replace(steps=steps | {name: episodes.steps[name] for name in cameras})
 
 
 def split(episodes: Episodes, holdout: float) -> tuple[Episodes, Episodes]:
@@ -110,5 +120,6 @@ def _chunks(
     for begin in range(0, len(rows), _BATCH):
         index = np.arange(begin, begin + _BATCH) % len(rows)
         seeds = index.astype(np.uint32)
-        found.append(jax.device_get(act(seeds, batch["state"][index], batch["task"][index])))
+        some = {key: values[index] for key, values in batch.items()}
+        found.append(jax.device_get(act(seeds, look(trained.recipes[name], some), some["task"])))
     return np.concatenate(found)[: len(rows)], batch["action"], batch["mask"]

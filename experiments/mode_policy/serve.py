@@ -5,7 +5,8 @@
 
 * ``POST /infer``: ``{"request_id", "observation": {"state", "task"}, "seed"?}`` gives ``{"request_id",
   "actions", "seconds", "batch"}``. The number of a request comes back with its answer, so that a late answer
-  is never taken for that of the next. ``seed`` makes it repeatable.
+  is never taken for that of the next. ``seed`` makes it repeatable. A policy with cameras needs "images" in
+  the observation: of each camera a PNG or JPEG in base64, a list of them where several steps are seen.
 * ``POST /infer_batch``: ``"observations"`` and ``"seeds"`` in place of these; answers of one call.
 * ``GET /about``: tasks and shapes. ``GET /healthz``: whether it answers, and how many wait.
 

@@ -1,5 +1,6 @@
 """The server behind ``serve``: threads read requests, one thread runs the network on those that wait."""
 
+import base64
 import hmac
 import json
 import queue
@@ -13,8 +14,10 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
+from jaxtyping import UInt8
 
 from diffax import checks
+from diffax.data.decode import decode_image
 from experiments.mode_policy.policy import Policy
 
 _MOST_BYTES = 2**22
@@ -61,7 +64,8 @@ class Desk:
 
     def about(self) -> dict[str, Any]:
         """Tasks and shapes."""
-        return self._policy.about._asdict()
+        about = self._policy.about
+        return {**about._asdict(), "images": dict(about.images)}
 
     def ask(self, observations: list[dict[str, Any]], seeds: list[int]) -> dict[str, Any]:
         """Actions for observations that are checked here, each by itself: a bad one spoils no other."""
@@ -239,10 +243,32 @@ def _seed(value: Any) -> int:
 def _observation(given: Any) -> dict[str, Any]:
     """JSON knows no float32."""
     checks.require(isinstance(given, dict), "observation", type(given).__name__, "a JSON object")
-    _known(given, ("state", "task"), ())
+    _known(given, ("state", "task"), ("images",))
     try:
         with np.errstate(over="ignore"):
             state = np.asarray(given["state"], np.float64).astype(np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(f"state: got {error}, allowed: numbers") from error
-    return {"state": state, "task": given["task"]}
+    return {"state": state, "task": given["task"], "images": _images(given.get("images", {}))}
+
+
+def _images(given: Any) -> dict[str, Any]:
+    """Of each camera a PNG or JPEG in base64, or a list of them where several steps are seen."""
+    checks.require(isinstance(given, dict), "images", type(given).__name__, "a JSON object")
+    found = {}
+    for name, value in given.items():
+        steps = [_image(name, step) for step in (value if isinstance(value, list) else [value])]
+        shapes = sorted({step.shape for step in steps})
+        checks.require(len(shapes) == 1, f"images[{name!r}]: shapes", shapes, "one, of one step or more")
+        found[name] = np.stack(steps) if isinstance(value, list) else steps[0]
+    return found
+
+
+def _image(name: str, text: Any) -> UInt8[np.ndarray, "h w 3"]:
+    label = f"images[{name!r}]"
+    checks.require(isinstance(text, str), label, type(text).__name__, "a PNG or JPEG in base64")
+    try:
+        content = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ValueError(f"{label}: got {error}, allowed: base64") from error
+    return decode_image(content, label, channels=3)

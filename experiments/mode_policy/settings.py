@@ -21,6 +21,8 @@ MODEL = {
     "residual": "prenorm",
     "attention_dropout": 0.0,
     "dropout": 0.0,
+    "image_encoder": "resnet18",
+    "image_norm": "group",
     "dtype": "float32",
 }
 FULL = {  # the paper's size and optimiser
@@ -73,12 +75,16 @@ def base() -> ConfigDict:
                 "spread": 0.05,  # of where demonstrations of navigation begin
                 "file": "",  # of demonstrations: made there (Meta-World), or a user's own (recorded)
                 "fields": (),  # of a user's own that are seen; "state" where empty
+                "images": (),  # cameras of a user's own, by the names of their fields
+                "shift": 4,  # pixels by which images move at most in training
                 "holdout": 0.1,  # share of a user's own that is held out
                 "noise": 0.3,  # of the arm in every other demonstration of Meta-World
                 "seed": 42,  # of demonstrations of Meta-World
             },
             "process": {"name": "EDM", "t_min": 0.001, "t_max": 80.0},
             "sigma_data": 0.5,
+            # .safetensors of a torchvision ResNet for the cameras' encoders, with model.image_norm "frozen"
+            "image_weights": "",
             "normaliser": {"state": "mean_std", "action": "min_max"},
             "model": MODEL,
             "loss": {

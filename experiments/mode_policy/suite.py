@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from diffax.data.episodes import Episodes
@@ -10,7 +11,7 @@ from experiments.mode_policy.method import Trained
 
 class Suite(NamedTuple):
     """Tasks, and a sentence that says each; ``widths`` of a state and an action; where demonstrations come
-    from; figures and pictures of trained policies."""
+    from; figures and pictures of trained policies; ``images``: of each camera, (h, w, 3)."""
 
     tasks: tuple[str, ...]
     sentences: tuple[str, ...]
@@ -18,3 +19,4 @@ class Suite(NamedTuple):
     demonstrations: Callable[[], Episodes]
     evaluate: Callable[[Trained, Path], Mapping[str, Any]]
     draw: Callable[[Trained, Path], None]
+    images: Mapping[str, tuple[int, ...]] = MappingProxyType({})

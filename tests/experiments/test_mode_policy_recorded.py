@@ -10,6 +10,7 @@ from diffax.data.episode_files import Demonstrations, write_demonstrations
 from diffax.data.episodes import Episodes
 from experiments import modes
 from experiments.mode_policy import recorded
+from experiments.mode_policy.method import Recipe
 
 
 @pytest.fixture
@@ -52,13 +53,15 @@ def test_errors_of_planted_answers(file, monkeypatch):
     def planted(trained, name):
         def act(seeds, seen, task):
             sign = np.where(task == 0, 1.0, -1.0)[:, None, None]
-            padding = np.arange(4) >= seen[:, -1:, 2]
-            return sign * seen[:, -1:, :2] + np.where(padding, 100.0, 0.25)[:, :, None]
+            last = seen["state"][:, -1:]
+            padding = np.arange(4) >= last[..., 2]
+            return sign * last[..., :2] + np.where(padding, 100.0, 0.25)[:, :, None]
 
         return act
 
     monkeypatch.setattr(recorded, "answers", planted)
-    trained = recorded.Trained(config, {"model": None}, {"model": {}}, {})
+    recipe = Recipe(None, None, None, (4, 2))
+    trained = recorded.Trained(config, {"model": recipe}, {"model": {}}, {})
     found = suite.evaluate(trained, file.parent)
     assert found["figures"][0].value == pytest.approx(0.25, abs=1e-6)
 

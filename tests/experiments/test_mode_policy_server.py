@@ -27,7 +27,9 @@ class Slow:
     def __call__(self, seeds, seen, task):
         self.gate.wait(20)
         self.sizes.append(len(seeds))
-        return np.zeros((len(seeds), 5, 2)) + 100 * seen[:, :1, :1] + np.asarray(seeds)[:, None, None]
+        return (
+            np.zeros((len(seeds), 5, 2)) + 100 * seen["state"][:, :1, :1] + np.asarray(seeds)[:, None, None]
+        )
 
 
 class Client:

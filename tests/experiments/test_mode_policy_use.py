@@ -27,7 +27,7 @@ class Stub:
     def __call__(self, seeds, seen, task):
         self.calls += 1
         steps = np.arange(5.0)[None, :, None] + np.zeros((len(seeds), 1, 2))
-        return 100.0 * seen[:, -1:, :1] + steps + 1e-3 * (np.asarray(seeds) % 97)[:, None, None]
+        return 100.0 * seen["state"][:, -1:, :1] + steps + 1e-3 * (np.asarray(seeds) % 97)[:, None, None]
 
 
 def observe(time=0.0, task="push"):
@@ -138,7 +138,7 @@ def test_policies_with_a_past_get_it():
     seen = []
 
     def run(seeds, state, task):
-        seen.append(np.asarray(state)[0, :, 0])
+        seen.append(state["state"][0, :, 0])
         return np.zeros((len(seeds), 5, 2))
 
     chunker = ActionChunker(Policy(run, ABOUT._replace(history=3)), "receding_horizon", 1)
@@ -208,7 +208,7 @@ def test_chosen_experts_answer_as_all_of_them(folder):
     recipe = trained.recipes["model"]
     act = jax.jit(method.make_act(trained.config, recipe))
     keys = jax.vmap(jax.random.key)(jnp.arange(3, dtype=jnp.uint32))
-    given = trained.normalisers, keys, jnp.asarray(STATES)[:, None], jnp.arange(3)
+    given = trained.normalisers, keys, {"state": jnp.asarray(STATES)[:, None]}, jnp.arange(3)
     expected = act(trained.nets["model"], *given)
     cache = method.prepare(trained.config, recipe, trained.nets["model"])
     assert type(cache).__name__ == "ExpertCache"
