@@ -44,7 +44,7 @@ def read_config(path: Path) -> ConfigDict:
     """The configuration that a run's folder keeps; ValueError where there is none."""
     file = path / "config.json"
     checks.require(file.exists(), "workdir", str(path), "the folder of a trained run, with a config.json")
-    return ConfigDict(_read_json(file))
+    return ConfigDict(read_json(file))
 
 
 def check_owner(config: ConfigDict, path: Path) -> None:
@@ -54,7 +54,7 @@ def check_owner(config: ConfigDict, path: Path) -> None:
         allowed = "an empty folder, or one with a config.json"
         checks.require(not (foreign.exists() and any(foreign.iterdir())), "workdir", str(path), allowed)
         return
-    theirs = _read_json(path / "config.json")
+    theirs = read_json(path / "config.json")
     old, new = flatten(theirs), flatten(json.loads(json.dumps(config.to_dict())))
     for field in sorted({*old, *new}):
         if any(field == name or field.startswith(name + ".") for name in _MAY_CHANGE):
@@ -95,7 +95,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

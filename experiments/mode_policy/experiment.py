@@ -1,13 +1,14 @@
 """Composition: a configuration of a policy becomes an experiment."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
@@ -28,7 +29,7 @@ from experiments.mode_policy.metaworld import open_metaworld
 from experiments.mode_policy.method import Recipe, Trained, init_params, make_loss, make_recipes
 from experiments.mode_policy.policy import about_of
 from experiments.mode_policy.recorded import open_recorded
-from experiments.mode_policy.suite import Suite
+from experiments.mode_policy.suite import Facts, Suite, write_facts
 from experiments.together import together
 
 SUITES = {
@@ -42,11 +43,12 @@ GOALS = ("one_hot", "sentence", "none")
 def make_experiment(config: ConfigDict) -> Experiment:
     """Check the configuration by building everything it names, then hand out the parts."""
     suite = open_suite(config)
-    recipes = rebuild(config, suite)
+    recipes = rebuild(config, suite.facts)
+    check_image_weights(config)
     for name in ("state", "action"):
         checks.require_one_of(f"config.normaliser.{name}", config.normaliser[name], NORMALISERS)
-    optimizer = make_optimizer(build.make_optimizer_config(config.train.optimizer), config.train.num_steps)
-    averages = {name: ema.parse(name) for name in config.train.ema}
+    optimizer = make_own_optimizer(config)
+    averages = make_averages(config)
     options = {"accumulate": config.train.accumulate}
     step = together(
         {
@@ -59,20 +61,13 @@ def make_experiment(config: ConfigDict) -> Experiment:
     def windows() -> Windows:
         return Windows(suite.demonstrations(), config.data.horizon, config.data.history)
 
-    def init(key: Key[Array, ""], fitted: Mapping[str, Normaliser] | None = None) -> TrainState:
-        init_key, run_key = jax.random.split(key)
-        example = example_batch(config, suite)
-        params = {
-            name: with_image_weights(config, init_params(recipe, example, init_key))
-            for name, recipe in recipes.items()
-        }
-        nets = {name: init_net(p, optimizer, averages) for name, p in params.items()}
-        known = fitted or {k: Normaliser(*[jnp.zeros(example[k].shape[-1])] * 2) for k in ("state", "action")}
-        return TrainState.create(run_key, nets, {"normalisers": jax.tree.map(jnp.asarray, known)})
+    init = make_init(config, suite.facts, recipes)
 
     def begin(workdir: Path) -> Any:
         steps = windows().episodes.steps
         fitted = {k: fit_normaliser(steps[k], config.normaliser[k]) for k in ("state", "action")}
+        if distributed.is_main():
+            write_facts(workdir, suite.facts)
         return functools.partial(init, fitted=fitted)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
@@ -91,10 +86,37 @@ def make_experiment(config: ConfigDict) -> Experiment:
         suite.draw(trained(config, recipes, state), workdir)
 
     def export(state: TrainState, workdir: Path) -> None:
-        export_policy(trained(config, recipes, state), about_of(config, suite), workdir)
+        export_policy(trained(config, recipes, state), about_of(config, suite.facts), workdir)
 
     options = {"begin": begin, "sharding_rules": TENSOR_RULES}
     return Experiment(init, train_step, rows, evaluate, draw, export, **options)
+
+
+def make_own_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimiser of every network."""
+    return make_optimizer(build.make_optimizer_config(config.train.optimizer), config.train.num_steps)
+
+
+def make_averages(config: ConfigDict) -> dict[str, ema.EmaSchedule]:
+    """The averages of every network."""
+    return {name: ema.parse(name) for name in config.train.ema}
+
+
+def make_init(config: ConfigDict, facts: Facts, recipes: Mapping[str, Recipe]) -> Callable[..., TrainState]:
+    """``init(key, fitted)``: the state at step 0, of shapes alone where no normalisers are given."""
+    optimizer, averages = make_own_optimizer(config), make_averages(config)
+
+    def init(key: Key[Array, ""], fitted: Mapping[str, Normaliser] | None = None) -> TrainState:
+        init_key, run_key = jax.random.split(key)
+        example = example_batch(config, facts)
+        params = {name: init_params(recipe, example, init_key) for name, recipe in recipes.items()}
+        if fitted and config.image_weights:
+            params = with_image_weights(config, params)
+        nets = {name: init_net(p, optimizer, averages) for name, p in params.items()}
+        known = fitted or {k: Normaliser(*[jnp.zeros(example[k].shape[-1])] * 2) for k in ("state", "action")}
+        return TrainState.create(run_key, nets, {"normalisers": jax.tree.map(jnp.asarray, known)})
+
+    return init
 
 
 def open_suite(config: ConfigDict) -> Suite:
@@ -103,12 +125,12 @@ def open_suite(config: ConfigDict) -> Suite:
     return SUITES[config.suite](config)
 
 
-def rebuild(config: ConfigDict, suite: Suite) -> dict[str, Recipe]:
+def rebuild(config: ConfigDict, facts: Facts) -> dict[str, Recipe]:
     """Every policy of a configuration, without weights."""
     checks.require(config.data.horizon >= 1, "config.data.horizon", config.data.horizon, "an integer >= 1")
     checks.require(config.data.history >= 1, "config.data.history", config.data.history, "an integer >= 1")
     checks.require_one_of("config.sample.ema", config.sample.ema, ("", *config.train.ema))
-    return make_recipes(config, make_goals(config, suite), suite.widths[1])
+    return make_recipes(config, make_goals(config, facts), facts.widths[1])
 
 
 def make_shifts(config: ConfigDict) -> list[data.Augmentation]:
@@ -117,23 +139,30 @@ def make_shifts(config: ConfigDict) -> list[data.Augmentation]:
     return [data.random_shift(shift, (name,)) for name in config.data.images] if shift else []
 
 
-def with_image_weights(config: ConfigDict, params: Params) -> Params:
-    """Parameters with torchvision's of ``config.image_weights``, if any, in every camera's encoder."""
-    if not config.image_weights:
-        return params
-    checks.require(bool(config.data.images), "config.data.images", (), "cameras for config.image_weights")
-    norm = config.model.image_norm
-    checks.require(norm == "frozen", "config.model.image_norm", norm, "frozen, with config.image_weights")
+def check_image_weights(config: ConfigDict) -> None:
+    """Raise ``ValueError`` where there is no place for the weights of ``config.image_weights``."""
+    if config.image_weights:
+        cameras, norm = tuple(config.data.images), config.model.image_norm
+        checks.require(bool(cameras), "config.data.images", cameras, "cameras, with config.image_weights")
+        checks.require(norm == "frozen", "config.model.image_norm", norm, "frozen, with config.image_weights")
+
+
+def with_image_weights(config: ConfigDict, params: Mapping[str, Params]) -> dict[str, Params]:
+    """Every network's parameters with torchvision's of a file in all cameras' encoders."""
     tensors, _ = read_tensors(config.image_weights)
-    cameras = {name: with_torchvision(params["cameras"][name], tensors) for name in config.data.images}
-    return {**params, "cameras": cameras}
+
+    def fill(net: Params) -> Params:
+        cameras = {name: with_torchvision(value, tensors) for name, value in net["cameras"].items()}
+        return {**net, "cameras": cameras}
+
+    return {name: fill(net) for name, net in params.items()}
 
 
-def example_batch(config: ConfigDict, suite: Suite) -> Batch:
+def example_batch(config: ConfigDict, facts: Facts) -> Batch:
     """One window of zeros."""
-    state, action = suite.widths
+    state, action = facts.widths
     history = config.data.history
-    images = {name: np.zeros((1, history, *shape), np.uint8) for name, shape in suite.images.items()}
+    images = {name: np.zeros((1, history, *shape), np.uint8) for name, shape in facts.images.items()}
     return {
         **images,
         "state": np.zeros((1, history, state), np.float32),
@@ -143,16 +172,16 @@ def example_batch(config: ConfigDict, suite: Suite) -> Batch:
     }
 
 
-def make_goals(config: ConfigDict, suite: Suite) -> Float[np.ndarray, "tasks g"] | None:
+def make_goals(config: ConfigDict, facts: Facts) -> Float[np.ndarray, "tasks g"] | None:
     """A vector for each task of the suite, by ``config.goal``: a name, or a file of vectors."""
     if str(config.goal).endswith(".npz"):
-        return read_vectors(config.goal, suite.tasks)
+        return read_vectors(config.goal, facts.tasks)
     checks.require_one_of("config.goal", config.goal, (*GOALS, "a path that ends with .npz"))
     if config.goal == "none":
         return None
     if config.goal == "one_hot":
-        return np.eye(len(suite.tasks), dtype=np.float32)
-    return embed_sentences(suite.sentences)
+        return np.eye(len(facts.tasks), dtype=np.float32)
+    return embed_sentences(facts.sentences)
 
 
 def read_vectors(path: str, tasks: tuple[str, ...]) -> Float[np.ndarray, "tasks g"]:

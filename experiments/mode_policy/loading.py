@@ -1,12 +1,14 @@
-"""Policies from the folder of a trained run."""
+"""Policies from the folder of a trained run; its demonstrations are not needed."""
 
 from pathlib import Path
 
 from diffax import checks
+from diffax.models import TENSOR_RULES
 from experiments import modes
 from experiments.mode_policy import experiment
 from experiments.mode_policy.method import Trained, answers
 from experiments.mode_policy.policy import About, Policy, about_of
+from experiments.mode_policy.suite import read_facts
 from experiments.workdir import read_config
 
 
@@ -25,7 +27,9 @@ def load_trained(workdir: str | Path, checkpoint: str = "newest") -> tuple[Train
     path = Path(workdir)
     config = read_config(path)
     checks.require(config.get("experiment") == "mode_policy", "workdir", str(path), "a run of mode_policy")
-    suite = experiment.open_suite(config)
-    _, state = modes.load(config, path, checkpoint)
-    trained = experiment.trained(config, experiment.rebuild(config, suite), state)
-    return trained, about_of(config, suite)
+    modes.check_run(config, path)
+    facts = read_facts(path)
+    recipes = experiment.rebuild(config, facts)
+    init = experiment.make_init(config, facts, recipes)
+    state = modes.load_state(config, path, init, TENSOR_RULES, checkpoint)
+    return experiment.trained(config, recipes, state), about_of(config, facts)

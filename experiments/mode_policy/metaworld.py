@@ -22,21 +22,15 @@ from experiments.mode_policy import metaworld_arm as arm
 from experiments.mode_policy.metaworld_tasks import SENTENCES, task_names
 from experiments.mode_policy.method import Trained, answers
 from experiments.mode_policy.simulators import Outcome, Protocols, run_episodes
-from experiments.mode_policy.suite import Suite
+from experiments.mode_policy.suite import Facts, Suite
 from experiments.progress import Counted, say
 
 
 def open_metaworld(config: ConfigDict) -> Suite:
     """The suite of ``config.tasks``; the simulator is needed by those who make demonstrations or rollouts."""
     tasks = task_names(config.tasks, "config.tasks")
-    return Suite(
-        tasks,
-        tuple(SENTENCES[task] for task in tasks),
-        (arm.STATE, arm.ACTION),
-        partial(demonstrations, config),
-        partial(evaluate, tasks),
-        partial(draw, tasks),
-    )
+    facts = Facts(tasks, tuple(SENTENCES[task] for task in tasks), (arm.STATE, arm.ACTION))
+    return Suite(facts, partial(demonstrations, config), partial(evaluate, tasks), partial(draw, tasks))
 
 
 # -- demonstrations -----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from experiments.figures import as_rows
 from experiments.mode_policy import navigation
 from experiments.mode_policy.method import Trained, make_act, prepare
 from experiments.mode_policy.navigation import Rollout
-from experiments.mode_policy.suite import Suite
+from experiments.mode_policy.suite import Facts, Suite
 
 BOTH = (0.2, 0.8)  # shares of the left way between which a policy uses both
 COLOURS = ("#1f5fa8", "#c8502e", "#3a8f4b", "#8a5aa8", "#b58900", "#2a9d9d", "#b5416f", "#5c5c5c")
@@ -31,7 +31,7 @@ def open_navigation(config: ConfigDict) -> Suite:
     names = tuple(f"goal-{task}" for task in tasks)
     sentences = tuple(navigation.sentence(task) for task in tasks)
     make = partial(navigation.demonstrations, config.seed, config.data.per_task, config.data.spread)
-    return Suite(names, sentences, (2, 2), make, evaluate, draw)
+    return Suite(Facts(names, sentences, (2, 2)), make, evaluate, draw)
 
 
 class Found(NamedTuple):

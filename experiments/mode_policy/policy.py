@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from diffax import checks
-from experiments.mode_policy.suite import Suite
+from experiments.mode_policy.suite import Facts
 
 # f(seeds (n,), {"state": (n, h, o), "images": {camera: (n, h, y, x, 3)}}, task (n,)) -> actions (n, t, a)
 Run = Callable[[Any, Any, Any], Any]
@@ -191,7 +191,7 @@ def ensemble(chunks: Sequence[Float[np.ndarray, "t a"]], decay: float) -> Float[
     return (weights[:, None] * planned).sum(axis=0) / weights.sum()
 
 
-def about_of(config: ConfigDict, suite: Suite) -> About:
+def about_of(config: ConfigDict, facts: Facts) -> About:
     """The shapes of a configuration's policies."""
-    state, action = suite.widths
-    return About(suite.tasks, config.data.history, state, config.data.horizon, action, dict(suite.images))
+    state, action = facts.widths
+    return About(facts.tasks, config.data.history, state, config.data.horizon, action, dict(facts.images))

@@ -20,7 +20,7 @@ from diffax.models.film_resnet import SMALLEST
 from diffax.training.state import count_params
 from experiments.figures import as_rows
 from experiments.mode_policy.method import Trained, answers, look
-from experiments.mode_policy.suite import Suite
+from experiments.mode_policy.suite import Facts, Suite
 
 RESERVED = ("state", "action", "mask", "task")  # fields of a window
 _BATCH = 64
@@ -38,7 +38,7 @@ def open_recorded(config: ConfigDict) -> Suite:
     widths = (episodes.steps["state"].shape[1], episodes.steps["action"].shape[1])
     images = {name: episodes.steps[name].shape[1:] for name in cameras}
     programs = lambda: training, partial(evaluate, held_out), partial(draw, held_out)
-    return Suite(found.tasks, found.tasks, widths, *programs, images)
+    return Suite(Facts(found.tasks, found.tasks, widths, images), *programs)
 
 
 def join_fields(episodes: Episodes, names: tuple[str, ...], cameras: tuple[str, ...] = ()) -> Episodes:

@@ -135,7 +135,7 @@ def test_configurations_are_checked(change, message):
 def test_noise_levels_of_sampling_are_the_published_ones():
     """Evenly in log sigma from 80 to 0.001 in ten, then 0."""
     config = load("demo")
-    recipe = experiment.rebuild(config, experiment.open_suite(config))["model"]
+    recipe = experiment.rebuild(config, experiment.open_suite(config).facts)["model"]
     found = np.asarray(method.make_grid(config, recipe))
     assert found.shape == (11,)
     np.testing.assert_allclose(found[:-1], 80 * (0.001 / 80) ** (np.arange(10) / 9), rtol=1e-5)

@@ -69,7 +69,7 @@ def test_errors_of_planted_answers(file, monkeypatch):
 def test_fields_are_put_together(file):
     config = load(file="recorded", **{"data.file": str(file), "data.fields": ("lid", "hand")})
     suite = recorded.open_recorded(config)
-    assert (suite.widths, suite.tasks) == ((3, 2), ("Go there.", "Go back."))
+    assert (suite.facts.widths, suite.facts.tasks) == ((3, 2), ("Go there.", "Go back."))
     steps = suite.demonstrations().steps
     np.testing.assert_array_equal(steps["state"][:, 0], steps["state"][:, 1])
 

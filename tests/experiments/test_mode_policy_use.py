@@ -229,11 +229,11 @@ def test_damaged_exports_and_strange_folders_are_refused(folder, tmp_path):
 
 
 def test_vectors_of_another_encoder(tmp_path):
-    suite = experiment.open_suite(load())
-    vectors = {name: np.random.default_rng(i).normal(size=6) for i, name in enumerate(suite.tasks)}
+    facts = experiment.open_suite(load()).facts
+    vectors = {name: np.random.default_rng(i).normal(size=6) for i, name in enumerate(facts.tasks)}
     np.savez(tmp_path / "clip.npz", **vectors)
     config = load(goal=str(tmp_path / "clip.npz"))
-    np.testing.assert_allclose(experiment.make_goals(config, suite)[2], vectors["goal-2"], rtol=1e-6)
+    np.testing.assert_allclose(experiment.make_goals(config, facts)[2], vectors["goal-2"], rtol=1e-6)
     np.savez(tmp_path / "few.npz", **{k: v for k, v in vectors.items() if k != "goal-5"})
     np.savez(tmp_path / "short.npz", **{**vectors, "goal-3": np.zeros(5)})
     np.savez(tmp_path / "nan.npz", **{**vectors, "goal-3": np.full(6, np.nan)})
@@ -243,7 +243,7 @@ def test_vectors_of_another_encoder(tmp_path):
         ("nan", "goal-3: got 'NaN'"),
     ):
         with pytest.raises(ValueError, match=message):
-            experiment.make_goals(load(goal=str(tmp_path / f"{name}.npz")), suite)
+            experiment.make_goals(load(goal=str(tmp_path / f"{name}.npz")), facts)
 
 
 def test_the_exported_file_says_what_it_is(folder):
