@@ -1,15 +1,13 @@
 """Policies from a user's own demonstrations."""
 
-import json
-
+import jax
 import numpy as np
 import pytest
 from policies import load
 
 from diffax.data.episode_files import Demonstrations, write_demonstrations
 from diffax.data.episodes import Episodes
-from experiments import modes
-from experiments.mode_policy import recorded
+from experiments.mode_policy import experiment, recorded
 from experiments.mode_policy.method import Recipe
 
 
@@ -28,18 +26,18 @@ def file(tmp_path):
     return path
 
 
-def test_training_and_held_out_errors(file, tmp_path):
+def test_normalisers_and_held_out_errors(file, tmp_path):
+    """Of a state before its first step: runs are trained with navigation and with images."""
     config = load(file="recorded", **{"data.file": str(file), "data.fields": ("hand", "lid")})
-    assert modes.train(config, str(tmp_path / "run"))
-    modes.evaluate(config, str(tmp_path / "run"))
-    modes.draw(config, str(tmp_path / "run"))
-    figures = json.loads((tmp_path / "run" / "result.json").read_text())["figures"]
-    assert [figure["name"] for figure in figures[:2]] == ["action_error", "relative_error"]
+    parts = experiment.make_experiment(config)
+    state = parts.begin(tmp_path)(jax.random.key(0))
+    names = [figure.name for figure in parts.evaluate(state, tmp_path)["figures"]]
+    assert names == ["action_error", "relative_error", "regression/action_error", "regression/relative_error"]
+    parts.draw(state, tmp_path)
     training = recorded.open_recorded(config).demonstrations().steps["state"]
-    _, state = modes.load(config, tmp_path / "run")
     known = state.frozen["normalisers"]["state"]  # held-out episodes have no part in it
     np.testing.assert_allclose(known.shift, training.mean(axis=0), atol=1e-6)
-    drawn = np.load(tmp_path / "run" / "samples-actions.npz")
+    drawn = np.load(tmp_path / "samples-actions.npz")
     assert drawn["actions"].shape == drawn["recorded"].shape
 
 

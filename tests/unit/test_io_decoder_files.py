@@ -13,7 +13,6 @@ from diffax.io.decoder_files import INDEX, read_decoder
 from diffax.io.weights import write_tensors
 from diffax.models.decoder_lm import Rope
 
-
 PEER = np.load(Path(__file__).parents[1] / "oracle" / "peers" / "transformers_decoders.npz")
 SHAPES = json.loads(str(PEER["meta"]))["shapes"]
 
