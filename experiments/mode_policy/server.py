@@ -24,6 +24,7 @@ _MOST_BYTES = 2**22
 _PATIENCE = 10.0  # seconds that a client may be silent in the middle of a request
 _LONGEST = 120.0  # seconds for an answer: the first of a size compiles
 _CONNECTIONS = 128
+_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class Options(NamedTuple):
@@ -116,98 +117,117 @@ class Desk:
         return list(range(self._count - count, self._count))
 
 
-def make_server(policy: Policy, host: str, port: int, options: Options) -> ThreadingHTTPServer:
+def make_server(policy: Policy, host: str, port: int, options: Options) -> "PolicyServer":
     """The server, not yet running; port 0 is any free one."""
-    desk = Desk(policy, options)
-    local = not options.token
-    room = threading.BoundedSemaphore(_CONNECTIONS)
+    return PolicyServer(Desk(policy, options), host, port, options.token)
 
-    class Handler(BaseHTTPRequestHandler):
-        timeout = _PATIENCE
-        protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            self._reply({"/about": desk.about, "/healthz": lambda: {"status": "ok", "waiting": desk.waiting}})
+class PolicyServer(ThreadingHTTPServer):
+    """A thread for each connection, of which there are only so many."""
 
-        def do_POST(self) -> None:
-            routes = {"/infer": _infer, "/infer_batch": _infer_batch}
-            self._reply({path: lambda r=route: r(desk, self._body()) for path, route in routes.items()})
+    daemon_threads = True
 
-        def _reply(self, routes: Mapping[str, Callable[[], dict[str, Any]]]) -> None:
-            try:
-                self._check_caller()
-                path = urlsplit(self.path).path
-                if path not in routes:
-                    raise Refusal(HTTPStatus.NOT_FOUND, f"path: got {path!r}, allowed: {', '.join(routes)}")
-                status, found = HTTPStatus.OK, routes[path]()
-            except Refusal as error:
-                status, found = error.status, {"error": str(error)}
-            except ValueError as error:
-                status, found = HTTPStatus.BAD_REQUEST, {"error": " ".join(str(error).split())}
-            except TimeoutError:
-                status, found = HTTPStatus.REQUEST_TIMEOUT, {"error": "the request stopped half-way"}
-            except Exception as error:  # a fault of ours: the client learns of it, others go on
-                status, found = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": repr(error)}
-            self._send(status, found)
+    def __init__(self, desk: Desk, host: str, port: int, token: str) -> None:
+        self.desk, self.host, self.token = desk, host, token
+        self._room = threading.BoundedSemaphore(_CONNECTIONS)
+        super().__init__((host, port), Handler)
 
-        def _send(self, status: HTTPStatus, found: dict[str, Any]) -> None:
-            content = json.dumps(found).encode()
-            self.close_connection = self.close_connection or status != HTTPStatus.OK  # its body may be unread
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            if self.close_connection:
-                self.send_header("Connection", "close")
-            self.end_headers()
-            self.wfile.write(content)
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Hang up where there is no room."""
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
 
-        def _check_caller(self) -> None:
-            if local:  # a page of another site must not reach this one by a name that it lets point here
-                name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-                checks.require_one_of("Host", name, ("127.0.0.1", "localhost", "::1", host))
-                origin = urlsplit(self.headers.get("Origin") or "http://localhost").hostname
-                checks.require_one_of("Origin", origin, ("127.0.0.1", "localhost", "::1"))
-                return
-            sent = self.headers.get("Authorization", "").encode()
-            if not hmac.compare_digest(sent, f"Bearer {options.token}".encode()):
-                raise Refusal(HTTPStatus.UNAUTHORIZED, "Authorization: allowed: Bearer and the token")
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Make room afterwards."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
 
-        def _body(self) -> dict[str, Any]:
-            text = self.headers.get("Content-Length", "")
-            checks.require(text.isdigit(), "Content-Length", text, "a number of bytes")
-            if int(text) > _MOST_BYTES:
-                raise Refusal(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"bytes: got {text}, allowed: {_MOST_BYTES}"
-                )
-            try:
-                found = json.loads(self.rfile.read(int(text)))
-            except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-                raise ValueError(f"body: got {error}, allowed: JSON") from error
-            checks.require(isinstance(found, dict), "body", type(found).__name__, "a JSON object")
-            return found
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing: requests may hold what is not for logs."""
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
+class Handler(BaseHTTPRequestHandler):
+    """One client's requests: who asks, what for, and the reply."""
 
-        def process_request(self, request: Any, client_address: Any) -> None:
-            if room.acquire(blocking=False):
-                super().process_request(request, client_address)
-            else:
-                self.shutdown_request(request)
+    server: PolicyServer
+    timeout = _PATIENCE
+    protocol_version = "HTTP/1.1"
 
-        def process_request_thread(self, request: Any, client_address: Any) -> None:
-            try:
-                super().process_request_thread(request, client_address)
-            finally:
-                room.release()
+    def do_GET(self) -> None:
+        """What is there, and how it is."""
+        desk = self.server.desk
+        self._reply({"/about": desk.about, "/healthz": lambda: {"status": "ok", "waiting": desk.waiting}})
 
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that went away is no news."""
+    def do_POST(self) -> None:
+        """Answers of the policy."""
+        routes = {"/infer": _infer, "/infer_batch": _infer_batch}
+        self._reply({p: lambda r=route: r(self.server.desk, self._body()) for p, route in routes.items()})
 
-    return Server((host, port), Handler)
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: requests may hold what is not for logs."""
+
+    def _reply(self, routes: Mapping[str, Callable[[], dict[str, Any]]]) -> None:
+        try:
+            self._check_caller()
+            status, found = HTTPStatus.OK, self._run(routes)
+        except Refusal as error:
+            status, found = error.status, {"error": str(error)}
+        except ValueError as error:
+            status, found = HTTPStatus.BAD_REQUEST, {"error": " ".join(str(error).split())}
+        except TimeoutError:
+            status, found = HTTPStatus.REQUEST_TIMEOUT, {"error": "the request stopped half-way"}
+        except Exception as error:  # a fault of ours: the client learns of it, others go on
+            status, found = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": repr(error)}
+        self._send(status, found)
+
+    def _run(self, routes: Mapping[str, Callable[[], dict[str, Any]]]) -> dict[str, Any]:
+        path = urlsplit(self.path).path
+        if path not in routes:
+            raise Refusal(HTTPStatus.NOT_FOUND, f"path: got {path!r}, allowed: {', '.join(routes)}")
+        return routes[path]()
+
+    def _send(self, status: HTTPStatus, found: dict[str, Any]) -> None:
+        content = json.dumps(found).encode()
+        self.close_connection = self.close_connection or status != HTTPStatus.OK  # its body may be unread
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _check_caller(self) -> None:
+        if not self.server.token:
+            return self._check_names()
+        sent = self.headers.get("Authorization", "").encode()
+        if not hmac.compare_digest(sent, f"Bearer {self.server.token}".encode()):
+            raise Refusal(HTTPStatus.UNAUTHORIZED, "Authorization: allowed: Bearer and the token")
+        return None
+
+    def _check_names(self) -> None:
+        """A page of another site must not reach this one by a name that it lets point here."""
+        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        checks.require_one_of("Host", name, (*_LOCAL, self.server.host))
+        origin = urlsplit(self.headers.get("Origin") or "http://localhost").hostname
+        checks.require_one_of("Origin", origin, _LOCAL)
+
+    def _body(self) -> dict[str, Any]:
+        text = self.headers.get("Content-Length", "")
+        checks.require(text.isdigit(), "Content-Length", text, "a number of bytes")
+        if int(text) > _MOST_BYTES:
+            allowed = f"bytes: got {text}, allowed: {_MOST_BYTES}"
+            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, allowed)
+        try:
+            found = json.loads(self.rfile.read(int(text)))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"body: got {error}, allowed: JSON") from error
+        checks.require(isinstance(found, dict), "body", type(found).__name__, "a JSON object")
+        return found
 
 
 def _infer(desk: Desk, body: Mapping[str, Any]) -> dict[str, Any]:
