@@ -66,9 +66,9 @@ def read_config(folder: Path) -> DecoderConfig:
         given = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}: got {error}, allowed: JSON") from error
-    require_one_of(f"{file}: model_type", str(given.get("model_type")), ("llama", "opt"))
-    missing = _Fields(given, str(file))
-    return (_llama(missing) if given["model_type"] == "llama" else _opt(missing)).check()
+    families = {"llama": _llama, "opt": _opt}
+    require_one_of(f"{file}: model_type", str(given.get("model_type")), families)
+    return families[given["model_type"]](_Fields(given, str(file))).check()
 
 
 class _Fields:
@@ -91,23 +91,29 @@ class _Fields:
 
 
 def _llama(given: _Fields) -> DecoderConfig:
-    heads, width = given["num_attention_heads"], given["hidden_size"]
-    head_size = given.get("head_dim", width // heads)
     given.only("hidden_act", "silu")
     given.only("attention_bias", False)
     given.only("mlp_bias", False)
+    head_size = given.get("head_dim", given["hidden_size"] // given["num_attention_heads"])
     return DecoderConfig(
-        vocabulary=given["vocab_size"],
-        width=width,
-        heads=heads,
-        kv_heads=given.get("num_key_value_heads", heads),
-        head_size=head_size,
-        layers=uniform_layers(given["num_hidden_layers"], given["intermediate_size"], head_size),
-        positions=given.get("max_position_embeddings", 2048),
+        **_sizes(given, head_size, given["intermediate_size"]),
+        kv_heads=given.get("num_key_value_heads", given["num_attention_heads"]),
         tied=given.get("tie_word_embeddings", False),
         norm_epsilon=given.get("rms_norm_eps", 1e-6),
         rope=_rope(given),
     )
+
+
+def _sizes(given: _Fields, head_size: int, hidden: int) -> dict[str, Any]:
+    """What both families call alike."""
+    return {
+        "vocabulary": given["vocab_size"],
+        "width": given["hidden_size"],
+        "heads": given["num_attention_heads"],
+        "head_size": head_size,
+        "layers": uniform_layers(given["num_hidden_layers"], hidden, head_size),
+        "positions": given.get("max_position_embeddings", 2048),
+    }
 
 
 def _rope(given: _Fields) -> Rope:
@@ -129,20 +135,15 @@ def _rope(given: _Fields) -> Rope:
 
 
 def _opt(given: _Fields) -> DecoderConfig:
-    heads, width = given["num_attention_heads"], given["hidden_size"]
     given.only("do_layer_norm_before", True)
-    given.only("word_embed_proj_dim", width)
+    given.only("word_embed_proj_dim", given["hidden_size"])
     given.only("enable_bias", True)
     given.only("layer_norm_elementwise_affine", True)
     given.only("_remove_final_layer_norm", False)
+    heads = given["num_attention_heads"]
     return DecoderConfig(
-        vocabulary=given["vocab_size"],
-        width=width,
-        heads=heads,
+        **_sizes(given, given["hidden_size"] // heads, given["ffn_dim"]),
         kv_heads=heads,
-        head_size=width // heads,
-        layers=uniform_layers(given["num_hidden_layers"], given["ffn_dim"], width // heads),
-        positions=given.get("max_position_embeddings", 2048),
         family="opt",
         activation=given.get("activation_function", "relu"),
         bias=True,
