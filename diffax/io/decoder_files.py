@@ -81,6 +81,12 @@ class _Fields:
         require(self.given.get(name) is not None, f"{self.where}: {name}", None, "a value")
         return self.given[name]
 
+    def size(self, name: str) -> int:
+        value = self[name]
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        require(whole, f"{self.where}: {name}", value, "an integer >= 1")
+        return value
+
     def get(self, name: str, default: Any) -> Any:
         value = self.given.get(name)
         return default if value is None else value
@@ -94,10 +100,10 @@ def _llama(given: _Fields) -> DecoderConfig:
     given.only("hidden_act", "silu")
     given.only("attention_bias", False)
     given.only("mlp_bias", False)
-    head_size = given.get("head_dim", given["hidden_size"] // given["num_attention_heads"])
+    head_size = given.get("head_dim", given.size("hidden_size") // given.size("num_attention_heads"))
     return DecoderConfig(
-        **_sizes(given, head_size, given["intermediate_size"]),
-        kv_heads=given.get("num_key_value_heads", given["num_attention_heads"]),
+        **_sizes(given, head_size, given.size("intermediate_size")),
+        kv_heads=given.get("num_key_value_heads", given.size("num_attention_heads")),
         tied=given.get("tie_word_embeddings", False),
         norm_epsilon=given.get("rms_norm_eps", 1e-6),
         rope=_rope(given),
@@ -107,11 +113,11 @@ def _llama(given: _Fields) -> DecoderConfig:
 def _sizes(given: _Fields, head_size: int, hidden: int) -> dict[str, Any]:
     """What both families call alike."""
     return {
-        "vocabulary": given["vocab_size"],
-        "width": given["hidden_size"],
-        "heads": given["num_attention_heads"],
+        "vocabulary": given.size("vocab_size"),
+        "width": given.size("hidden_size"),
+        "heads": given.size("num_attention_heads"),
         "head_size": head_size,
-        "layers": uniform_layers(given["num_hidden_layers"], hidden, head_size),
+        "layers": uniform_layers(given.size("num_hidden_layers"), hidden, head_size),
         "positions": given.get("max_position_embeddings", 2048),
     }
 
@@ -136,13 +142,13 @@ def _rope(given: _Fields) -> Rope:
 
 def _opt(given: _Fields) -> DecoderConfig:
     given.only("do_layer_norm_before", True)
-    given.only("word_embed_proj_dim", given["hidden_size"])
+    given.only("word_embed_proj_dim", given.size("hidden_size"))
     given.only("enable_bias", True)
     given.only("layer_norm_elementwise_affine", True)
     given.only("_remove_final_layer_norm", False)
-    heads = given["num_attention_heads"]
+    heads = given.size("num_attention_heads")
     return DecoderConfig(
-        **_sizes(given, given["hidden_size"] // heads, given["ffn_dim"]),
+        **_sizes(given, given.size("hidden_size") // heads, given.size("ffn_dim")),
         kv_heads=heads,
         family="opt",
         activation=given.get("activation_function", "relu"),

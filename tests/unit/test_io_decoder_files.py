@@ -108,6 +108,8 @@ NAME = "model.layers.1.self_attn.k_proj.weight"
     [
         ({"model_type": "gpt2"}, r"config\.json: model_type: got 'gpt2', allowed: .*llama"),
         ({"hidden_size": None}, r"config\.json: hidden_size: got None"),
+        ({"num_attention_heads": 0}, r"config\.json: num_attention_heads: got 0, allowed: an integer >= 1"),
+        ({"vocab_size": "61"}, r"config\.json: vocab_size: got '61'"),
         ({"attention_bias": True}, r"config\.json: attention_bias: got True, allowed: False"),
         ({"hidden_act": "gelu"}, r"config\.json: hidden_act: got 'gelu'"),
         ({"num_key_value_heads": 3}, "kv_heads: got 3"),
