@@ -79,11 +79,35 @@ def write_tensors(
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
     """The arrays and the metadata of a safetensors file; ValueError where it is missing or damaged."""
-    library = optional_import("safetensors", "export")
-    require(Path(path).is_file(), "path", str(path), "a safetensors file")
-    try:
-        with library.safe_open(path, framework="np") as stream:
-            tensors = {name: np.array(stream.get_tensor(name)) for name in stream.keys()}  # noqa: SIM118
-            return tensors, dict(stream.metadata() or {})
-    except library.SafetensorError as error:
-        raise ValueError(f"path: got {path} ({error}), allowed: a whole safetensors file") from error
+    file = TensorFile(path)
+    return {name: file.read(name) for name in file.names}, file.metadata
+
+
+class TensorFile:
+    """A safetensors file: ``names`` and ``metadata`` at once, tensors when asked for.
+
+    Raises ValueError for a file that is missing or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        library = optional_import("safetensors", "export")
+        require(Path(path).is_file(), "path", str(path), "a safetensors file")
+        try:
+            self._file = library.safe_open(path, framework="np")
+        except library.SafetensorError as error:
+            raise ValueError(f"path: got {path} ({error}), allowed: a whole safetensors file") from error
+        self.names: list[str] = list(self._file.keys())
+        self.metadata: dict[str, str] = dict(self._file.metadata() or {})
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor, copied."""
+        return np.array(self._file.get_tensor(name))
+
+    def about(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Its shape, and its type by numpy's name, without reading it."""
+        part = self._file.get_slice(name)
+        kind = str(part.get_dtype())
+        return tuple(part.get_shape()), _TYPES.get(kind, kind)
+
+
+_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I32": "int32"}

@@ -35,12 +35,19 @@ _OFFSET = 2  # of OPT's table of positions
 
 class Layer(NamedTuple):
     """Widths of one layer: ``hidden`` units, ``keys`` and ``values`` numbers of a head; the rotary ``pairs``
-    that each head of keys has, or () for all."""
+    that each head of keys has, or () for all.
+
+    ``ranks``: maps by name that are products of two, ``{name}_in`` before them, with their inner widths.
+    ``stream``: widths of the residual stream before attention, before the perceptron and after it, joined by
+    the maps ``turn_attention`` and ``turn_mlp``; () where the stream is as wide everywhere.
+    """
 
     hidden: int
     keys: int
     values: int
     pairs: tuple[tuple[int, ...], ...] = ()
+    ranks: tuple[tuple[str, int], ...] = ()
+    stream: tuple[int, ...] = ()
 
 
 class Rope(NamedTuple):
@@ -93,7 +100,20 @@ class DecoderConfig:
         require(len(self.layers) >= 1, "layers", len(self.layers), "one or more")
         for number, layer in enumerate(self.layers):
             self._check_layer(f"layers[{number}]", layer)
+            self._check_stream(number, layer)
         return self
+
+    def _check_stream(self, number: int, layer: Layer) -> None:
+        where, stream = f"layers[{number}].stream", layer.stream
+        require(len(stream) in (0, 3) and min(stream, default=1) >= 1, where, stream, "() or three widths")
+        before = self.layers[max(0, number - 1)].stream
+        joined = bool(stream) == bool(before) and (number == 0 or before[2:] == stream[:1])
+        require(joined, where, stream, f"what follows {before}")
+        require(not (stream and self.tied), "tied", True, "False where the stream's width changes")
+        known = tuple(self.maps(layer._replace(ranks=())))
+        for name, rank in layer.ranks:
+            require_one_of(f"layers[{number}].ranks", name, known)
+            require(rank >= 1, f"layers[{number}].ranks: {name}", rank, "an integer >= 1")
 
     def _check_layer(self, where: str, layer: Layer) -> None:
         least = min(layer.hidden, layer.keys, layer.values)
@@ -109,6 +129,32 @@ class DecoderConfig:
         )
         allowed = f"{layer.keys // 2} different pairs of each head of keys"
         require(whole or chosen, f"{where}.pairs", layer.pairs[:1], allowed)
+
+    def maps(self, layer: Layer) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of each linear map of a layer, in the order in which they are applied."""
+        before, middle, after = layer.stream or (self.width,) * 3
+        mixed, gated = self.heads * layer.values, self.family == "llama"
+        found = {
+            "query": (before, self.heads * layer.keys),
+            "key": (before, self.kv_heads * layer.keys),
+            "value": (before, self.kv_heads * layer.values),
+            "out": (mixed, middle),
+            **({"turn_attention": (before, middle)} if layer.stream else {}),
+            **({"gate": (middle, layer.hidden)} if gated else {}),
+            "up": (middle, layer.hidden),
+            "down": (layer.hidden, after),
+            **({"turn_mlp": (middle, after)} if layer.stream else {}),
+        }
+        for name, rank in layer.ranks:
+            into, out = found[name]
+            found |= {f"{name}_in": (into, rank), name: (rank, out)}
+        return found
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Widths of the stream where tokens enter it and where the head reads it."""
+        first, last = self.layers[0].stream, self.layers[-1].stream
+        return (first[0] if first else self.width), (last[2] if last else self.width)
 
     def frequencies(self, layer: Layer) -> Float[np.ndarray, "kv r"]:
         """Radians a position of each pair of each head of keys, float64."""
@@ -148,11 +194,11 @@ class DecoderBlock(nn.Module):
         keep(self, "attention_in", n)
         mixed, past = self.attend(n, columns, start, past)
         keep(self, "mixed", mixed)
-        h = h + self._map(self.config.width, "out")(mixed)
+        h = self._shortcut(h, "turn_attention") + self._map(mixed, "out")
         n = make_norm(self.config, self.dtype, "norm_mlp")(h)
         units = self.activate(n)
         keep(self, "units", units)
-        return h + self._map(self.config.width, "down")(units), past
+        return self._shortcut(h, "turn_mlp") + self._map(units, "down"), past
 
     @nn.nowrap
     def attend(
@@ -162,7 +208,7 @@ class DecoderBlock(nn.Module):
         config, layer = self.config, self.layer
         sizes = ((config.heads, layer.keys), (config.kv_heads, layer.keys), (config.kv_heads, layer.values))
         q, k, v = (
-            self._map(math.prod(size), name)(n).reshape(*n.shape[:2], *size)
+            self._map(n, name).reshape(*n.shape[:2], *size)
             for name, size in zip(("query", "key", "value"), sizes, strict=True)
         )
         if config.family == "llama":
@@ -190,12 +236,22 @@ class DecoderBlock(nn.Module):
     def activate(self, n: Float[Array, "b t d"]) -> Float[Array, "b t f"]:
         """Hidden units."""
         act = ACTIVATIONS[self.config.activation]
-        up = self._map(self.layer.hidden, "up")(n)
-        return act(self._map(self.layer.hidden, "gate")(n)) * up if self.config.family == "llama" else act(up)
+        up = self._map(n, "up")
+        return act(self._map(n, "gate")) * up if self.config.family == "llama" else act(up)
 
     @nn.nowrap
-    def _map(self, features: int, name: str) -> nn.Module:
-        return dense(features, bias=self.config.bias, dtype=self.dtype, name=name)
+    def _map(self, x: Array, name: str) -> Array:
+        sizes = self.config.maps(self.layer)
+        if f"{name}_in" in sizes:
+            x = dense(sizes[f"{name}_in"][1], bias=False, dtype=self.dtype, name=f"{name}_in")(x)
+        return dense(sizes[name][1], bias=self.config.bias, dtype=self.dtype, name=name)(x)
+
+    @nn.nowrap
+    def _shortcut(self, h: Array, name: str) -> Array:
+        if not self.layer.stream:
+            return h
+        width = self.config.maps(self.layer)[name][1]
+        return dense(width, bias=False, dtype=self.dtype, name=name)(h)
 
 
 class DecoderLM(nn.Module):
@@ -213,14 +269,14 @@ class DecoderLM(nn.Module):
     def setup(self) -> None:
         """Layers by number."""
         config = self.config.check()
-        normal = nn.initializers.normal(0.02)
-        self.embed = self.param("embed", normal, (config.vocabulary, config.width))
+        normal, (first, last) = nn.initializers.normal(0.02), config.ends
+        self.embed = self.param("embed", normal, (config.vocabulary, first))
         if config.family == "opt":
-            self.table = self.param("positions", normal, (config.positions + _OFFSET, config.width))
+            self.table = self.param("positions", normal, (config.positions + _OFFSET, first))
         self.layers = [DecoderBlock(config, layer, self.dtype) for layer in config.layers]
         self.norm = make_norm(config, self.dtype, None)
         if not config.tied:
-            self.head = self.param("head", normal, (config.width, config.vocabulary))
+            self.head = self.param("head", normal, (last, config.vocabulary))
 
     def __call__(
         self, tokens: Int[Array, "b t"], start: Int[Array, "b"] | None = None
