@@ -9,5 +9,7 @@ TENSOR_RULES: tuple[tuple[str, str], ...] = (
     (r"/(qkv|mlp_in|conv_in|time_in|embedding)/(kernel|bias)$", "column"),
     (r"/norm_out/(scale|bias)$", "column"),  # between conv_in and conv_out
     (r"/bank/(into|bias|back)$", "first"),
+    (r"layers_\d+/(query|key|value|gate|up)/(kernel|bias)$", "column"),  # of a decoder of language
+    (r"layers_\d+/(out|down)/kernel$", "row"),
     (r"/(attention/out|mlp_out|conv_out|time_out)/kernel$", "row"),
 )
