@@ -1,4 +1,4 @@
-"""Second moments of activations: products in blocks on the device, sums in float64 on the host."""
+"""Second moments of activations: products and sums on the device, in pairs of float32 that lose nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -7,47 +7,66 @@ from jaxtyping import Array, Float
 
 from diffax.checks import require
 
+Pair = tuple[Array, Array]
+
 
 class Moments:
     """``sum x^T x``, ``sum x`` and how many, over rows that come in batches.
 
     Products are of float32 with accelerators' highest precision; their default of fewer bits would make the
-    smallest eigenvalues noise. ``full=False`` keeps the diagonal alone.
+    smallest eigenvalues noise. Sums over batches keep what float32 rounds off in a second number (Knuth 1969,
+    4.2.2, theorem B), so that nothing but the result leaves the device.
+
+    ``groups``: that many blocks of ``size`` columns, each with a moment of its own, as heads have. Moments
+    then have the groups as their first axis. ``full=False`` keeps diagonals alone.
     """
 
-    def __init__(self, size: int, full: bool = True) -> None:
+    def __init__(self, size: int, full: bool = True, groups: int = 0) -> None:
         self.full, self.count = full, 0
-        self.total = np.zeros((size, size) if full else size)
-        self.sums = np.zeros(size)
+        self.shape = (groups, size) if groups else (size,)
+        square = (*self.shape, size) if full else self.shape
+        self._total, self._sums = _zeros(square), _zeros(self.shape)
 
     def add(self, x: Float[Array | np.ndarray, "*n d"]) -> None:
-        """More rows, along all axes but the last; ValueError for another size, or what is not finite."""
-        size = self.sums.size
+        """More rows, along all axes but the last; ValueError for another size."""
+        size = int(np.prod(self.shape))
         require(x.shape[-1] == size, "x.shape", x.shape, f"(..., {size})")
-        found = (_products if self.full else _squares)(jnp.asarray(x).reshape(-1, size))
-        total, sums = (np.asarray(value, np.float64) for value in found)
-        require(bool(np.isfinite(total).all()), "x", "NaN or infinity", "finite numbers")
-        self.total, self.sums = self.total + total, self.sums + sums
+        self._total, self._sums = _add(
+            self._total, self._sums, jnp.asarray(x).reshape(-1, *self.shape), self.full
+        )
         self.count += x.size // size
 
     @property
-    def second(self) -> Float[np.ndarray, "d *d2"]:
-        """``E[x^T x]``, or its diagonal."""
-        return self.total / max(1, self.count)
+    def second(self) -> Float[np.ndarray, "*g d"]:
+        """``E[x^T x]``, or its diagonal, float64; ValueError where x had NaN or infinity."""
+        return self._read(self._total)
 
     @property
-    def mean(self) -> Float[np.ndarray, "d"]:
+    def mean(self) -> Float[np.ndarray, "*g"]:
         """``E[x]``."""
-        return self.sums / max(1, self.count)
+        return self._read(self._sums)
+
+    def _read(self, pair: Pair) -> np.ndarray:
+        total = np.asarray(pair[0], np.float64) + np.asarray(pair[1], np.float64)
+        require(bool(np.isfinite(total).all()), "x", "NaN or infinity", "finite numbers")
+        return total / max(1, self.count)
 
 
-@jax.jit
-def _products(x: Array) -> tuple[Array, Array]:
+def _zeros(shape: tuple[int, ...]) -> Pair:
+    return jnp.zeros(shape), jnp.zeros(shape)
+
+
+@jax.jit(static_argnames="full", donate_argnums=(0, 1))
+def _add(total: Pair, sums: Pair, x: Array, full: bool) -> tuple[Pair, Pair]:
     x = x.astype(jnp.float32)
-    return jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST), jnp.sum(x, axis=0)
+    pattern = "n...i,n...j->...ij" if full else "n...i,n...i->...i"
+    products = jnp.einsum(pattern, x, x, precision=jax.lax.Precision.HIGHEST)
+    return _plus(total, products), _plus(sums, jnp.sum(x, axis=0))
 
 
-@jax.jit
-def _squares(x: Array) -> tuple[Array, Array]:
-    x = x.astype(jnp.float32)
-    return jnp.sum(x**2, axis=0), jnp.sum(x, axis=0)
+def _plus(pair: Pair, more: Array) -> Pair:
+    """The sum as float32 rounds it, and what it rounded off."""
+    high, low = pair
+    total = high + more
+    seen = total - high
+    return total, low + ((high - (total - seen)) + (more - seen))

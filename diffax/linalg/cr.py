@@ -1,10 +1,12 @@
 r"""Which numbers of queries and keys are kept: a product of matrices by some of its terms.
 
-    q k^T = sum_i q_i k_i,    error of leaving i out:  sqrt(E[q_i^2] E[k_i^2])
+    q k^T = sum_i q_i k_i,    E (error of leaving i out)^2 = E[q_i^2] E[k_i^2]
 
-The square root of a second moment has columns of length ``C_ii``, so that diagonals are all that is needed
-(Lin et al. 2025, arXiv:2408.09632, algorithm 2). Rotations mix the two numbers of a pair by an angle that
-depends on the position: pairs are kept whole, and scored by what no rotation changes.
+The square root of a second moment has columns of length ``sqrt(C_ii)``, so that diagonals are all that is
+needed (Lin et al. 2025, arXiv:2408.09632, algorithm 2, ranks by the square root of the same). A softmax over
+keys does not see what is the same for all of them: give the keys' variances, and numbers that only move all
+products alike score nothing. Rotations mix the two numbers of a pair by an angle that depends on the
+position: pairs are kept whole, and scored by what no rotation changes.
 """
 
 import numpy as np
@@ -16,12 +18,12 @@ from diffax.checks import require
 def dimension_scores(
     queries: Float[np.ndarray, "*g h"], keys: Float[np.ndarray, "h"]
 ) -> Float[np.ndarray, "h"]:
-    """``sqrt(E[q_i^2] E[k_i^2])`` from diagonals of second moments, summed over heads that share the keys."""
-    return np.sqrt(queries * keys).reshape(-1, keys.size).sum(axis=0)
+    """``E[q_i^2] E[k_i^2]`` from diagonals of second moments, summed over heads that share the keys."""
+    return (queries * keys).reshape(-1, keys.size).sum(axis=0)
 
 
 def pair_scores(queries: Float[np.ndarray, "*g h"], keys: Float[np.ndarray, "h"]) -> Float[np.ndarray, "p"]:
-    """``sqrt((E[q_i^2] + E[q_j^2]) (E[k_i^2] + E[k_j^2]))``, j = i + h/2: the same before and after rotation.
+    """``(E[q_i^2] + E[q_j^2]) (E[k_i^2] + E[k_j^2])``, j = i + h/2: the same before and after rotation.
 
     Summed over heads that share the keys.
     """

@@ -195,7 +195,9 @@ class DecoderBlock(nn.Module):
         mixed, past = self.attend(n, columns, start, past)
         keep(self, "mixed", mixed)
         h = self._shortcut(h, "turn_attention") + self._map(mixed, "out")
+        keep(self, "middle", h)
         n = make_norm(self.config, self.dtype, "norm_mlp")(h)
+        keep(self, "mlp_in", n)
         units = self.activate(n)
         keep(self, "units", units)
         return self._shortcut(h, "turn_mlp") + self._map(units, "down"), past

@@ -45,8 +45,29 @@ def test_moments_come_in_batches():
 def test_moments_are_checked():
     with pytest.raises(ValueError, match=r"x\.shape: got \(3, 6\)"):
         linalg.Moments(7).add(np.zeros((3, 6), np.float32))
+    found = linalg.Moments(2)
+    found.add(np.array([[np.nan, 0]], np.float32))
     with pytest.raises(ValueError, match="x: got 'NaN"):
-        linalg.Moments(2).add(np.array([[np.nan, 0]], np.float32))
+        _ = found.second
+
+
+def test_moments_of_groups():
+    x = inputs()[:, :6].astype(np.float32)
+    found = linalg.Moments(3, groups=2)
+    found.add(x)
+    whole = second(x.astype(np.float64))
+    np.testing.assert_allclose(found.second, [whole[:3, :3], whole[3:, 3:]], rtol=1e-5, atol=1e-5)
+
+
+def test_many_batches_lose_nothing():
+    """A thousand batches of ones and one of 1e-4: float32 alone forgets it."""
+    found = linalg.Moments(1)
+    found.add(np.full((1, 1), 3000.0, np.float32))
+    for _ in range(1000):
+        found.add(np.full((1, 1), 0.3, np.float32))
+    np.testing.assert_allclose(
+        found.second * found.count, 9e6 + 1000 * np.float64(np.float32(0.3)) ** 2, rtol=1e-9
+    )
 
 
 # -- hidden units -------------------------------------------------------------------------------------------
@@ -111,11 +132,11 @@ def test_all_units_are_the_matrix_itself():
 
 
 def test_scores_are_what_leaving_a_term_out_costs():
-    """For independent queries and keys: the root mean square of a term of the product."""
+    """For independent queries and keys: the mean square of a term of the product."""
     q, k = inputs(seed=1), inputs(seed=2)
     products = (q[:, None] ** 2 * k[None] ** 2).mean(axis=(0, 1))
     found = linalg.dimension_scores(np.diag(second(q)), np.diag(second(k)))
-    np.testing.assert_allclose(found, np.sqrt(products), rtol=1e-10)
+    np.testing.assert_allclose(found, products, rtol=1e-10)
 
 
 def test_scores_of_pairs_do_not_depend_on_the_rotation():

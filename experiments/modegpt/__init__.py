@@ -1,0 +1,1 @@
+"""Structured compression of language models, without training."""

@@ -1,0 +1,107 @@
+"""From a checkpoint to a smaller one, a layer at a time; a run that was broken off goes on at its layer.
+
+Two walks through the model as it is: the first measures each layer's influence (only where shares follow it),
+the second each layer's moments, from which the layer is made anew and written. Beside the output a hidden
+folder keeps what is done; it becomes the output when all is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from diffax.checks import require, require_number, require_one_of
+from diffax.io.decoder_files import DecoderFiles
+from diffax.linalg import Moments
+from diffax.models.decoder_lm import DecoderConfig, Layer
+from experiments.modegpt import baselines
+from experiments.modegpt.allocation import Allocation, by_influence
+from experiments.modegpt.method import Options
+from experiments.modegpt.methods import METHODS, Method
+from experiments.modegpt.runner import Runner, make_moments
+
+ALLOCATIONS = ("influence", "uniform")
+
+
+class Settings(NamedTuple):
+    """``ratio``: the share of the layers' parameters to go; ``allocation`` over layers: "influence", with
+    ``epsilon``, or "uniform"; the rest as in :mod:`allocation <experiments.modegpt.allocation>`."""
+
+    method: str = "modegpt"
+    ratio: float = 0.3
+    allocation: str = "influence"
+    epsilon: float = 0.1
+    parts: Allocation = Allocation()
+    options: Options = Options()
+
+    def check(self) -> "Settings":
+        """Itself; ValueError for what is out of range."""
+        require_one_of("method", self.method, METHODS)
+        require_one_of("allocation", self.allocation, ALLOCATIONS)
+        require(0 <= self.ratio < 1, "ratio", self.ratio, "a number in [0, 1)")
+        require_number("epsilon", self.epsilon, 0.0, 1e9, "a number > 0")
+        require_number("cap", self.parts.cap, 0.0, 1.0, "a number in (0, 1)")
+        require(self.parts.multiple >= 1, "round_to", self.parts.multiple, "an integer >= 1")
+        weights = self.parts.weights
+        right = len(weights) == 3 and min(weights) >= 0 and max(weights) > 0
+        require(right, "module_weights", weights, "three numbers >= 0, one of them > 0")
+        require_number("ridge", self.options.ridge, 0.0, 1e9, "a number > 0")
+        require_number("leverage", self.options.leverage, 0.0, 1e9, "a number > 0")
+        return self
+
+
+class Gathered(NamedTuple):
+    """What one layer shows on calibration text."""
+
+    moments: Mapping[str, Moments]
+    influence: float
+
+
+def gather(runner: Runner, tokens: Int[np.ndarray, "n t"], needs: tuple[str, ...]) -> list[Gathered]:
+    """Of all layers at once, for models whose moments fit into memory: many ratios from one walk."""
+    config, found = runner.config, []
+    streams = runner.new_streams(tokens, config.ends[0])
+    runner.embed(runner.files.ends(), tokens, streams)
+    for number, layer in enumerate(config.layers):
+        moments = make_moments(config, layer, needs)
+        influence = runner.layer(number, runner.files.layer(number), streams, streams, moments)
+        found.append(Gathered(moments, influence))
+    return found
+
+
+def compress(
+    files: DecoderFiles, gathered: Sequence[Gathered], settings: Settings
+) -> tuple[DecoderConfig, dict[str, Any]]:
+    """The smaller decoder and its parameters, in memory."""
+    settings, config = settings.check(), files.config
+    method = METHODS[settings.method]
+    targets = method.targets(config, shares([each.influence for each in gathered], settings), settings.parts)
+    made = [
+        method.layer(config, number, files.layer(number), of(method, each), target, settings.options)
+        for number, (each, target) in enumerate(zip(gathered, targets, strict=True))
+    ]
+    ends = files.ends()
+    if method.turns:
+        first, last = gathered[0].moments["before"].second, gathered[-1].moments["after"].second
+        ends = baselines.slice_ends(config, ends, first, last, targets[0])
+    params = {f"layers_{number}": params for number, (_, params) in enumerate(made)}
+    return finished(config, tuple(layer for layer, _ in made)), {**ends, **params}
+
+
+def of(method: Method, gathered: Gathered) -> dict[str, Moments]:
+    """The moments that a method may look at."""
+    return {name: gathered.moments[name] for name in method.needs}
+
+
+def shares(influence: Sequence[float], settings: Settings) -> Float[np.ndarray, "l"]:
+    """What each layer gives up."""
+    if settings.allocation == "uniform":
+        return np.full(len(influence), settings.ratio)
+    return by_influence(np.asarray(influence), settings.ratio, settings.epsilon, settings.parts.cap)
+
+
+def finished(config: DecoderConfig, layers: tuple[Layer, ...]) -> DecoderConfig:
+    """The configuration with other layers; a head that was tied is none where the stream turns."""
+    return replace(config, layers=layers, tied=config.tied and not layers[0].stream)
