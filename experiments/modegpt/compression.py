@@ -1,8 +1,6 @@
-"""From a checkpoint to a smaller one, a layer at a time; a run that was broken off goes on at its layer.
+"""A smaller decoder from a checkpoint and what its layers show on calibration text, in memory.
 
-Two walks through the model as it is: the first measures each layer's influence (only where shares follow it),
-the second each layer's moments, from which the layer is made anew and written. Beside the output a hidden
-folder keeps what is done; it becomes the output when all is.
+:mod:`experiments.modegpt.streaming` does the same a layer at a time, for models that are larger than it.
 """
 
 from collections.abc import Mapping, Sequence

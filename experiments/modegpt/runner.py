@@ -42,7 +42,7 @@ class Runner:
         params = jax.device_put(jax.tree.map(self._cast, params))
         turned = []
         for rows in self.rows(len(streams)):
-            h = jnp.asarray(streams[rows])
+            h = jnp.array(streams[rows])  # a copy: ``out`` may be the same array
             after, kept = _layer(block, tuple(sorted(moments)), params, h)
             for name, moment in moments.items():
                 moment.add(
