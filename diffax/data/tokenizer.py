@@ -25,8 +25,8 @@ _LEAST = 256 + 2  # every byte, and the two above
 class Tokenizer:
     """Text to tokens and back; ``raw`` is the ``tokenizers.Tokenizer``.
 
-    ``begin`` and ``end``: the tokens that texts begin and end with, or None where there is none. ``size``: one
-    more than the largest token. ``settings``: the content of tokenizer_config.json, which ``save`` writes.
+    ``begin`` and ``end``: the tokens that texts begin and end with, or None where there is none. ``size``:
+    one more than the largest token. ``settings``: what tokenizer_config.json says, which ``save`` writes.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class Tokenizer:
         self.size = max(raw.get_vocab(with_added_tokens=True).values()) + 1
         for name, token in (("begin", begin), ("end", end)):
             require(token is None or 0 <= token < self.size, name, token, f"a token in [0, {self.size})")
+        added = raw.get_added_tokens_decoder().items()
+        self._special = {begin, end} | {number for number, token in added if token.special}
         raw.no_truncation()  # files may ask for both
         raw.no_padding()
 
@@ -60,7 +62,8 @@ class Tokenizer:
         ids = [int(token) for token in ids]
         wrong = [token for token in ids if not 0 <= token < self.size]
         require(not wrong, "ids", wrong[:3], f"tokens in [0, {self.size})")
-        return self.raw.decode(ids, skip_special_tokens=True)
+        kept = [token for token in ids if token not in self._special]
+        return self.raw.decode(kept, skip_special_tokens=False)
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which ``AutoTokenizer`` of transformers reads too.
@@ -148,10 +151,10 @@ def _special(
         return None
     if word is not None:
         word = word.get("content") if isinstance(word, dict) else word  # older files hold an object
-        number = raw.token_to_id(word) if isinstance(word, str) else None
-        require(number is not None, f"{folder / SETTINGS}: {name}_token", word, f"a token of {FILE}")
-        return number
-    number = numbers.get(f"{name}_token_id")
+        found = raw.token_to_id(word) if isinstance(word, str) else None
+        require(found is not None, f"{folder / SETTINGS}: {name}_token", word, f"a token of {FILE}")
+        return found
+    number: Any = numbers.get(f"{name}_token_id")
     number = number[0] if isinstance(number, list) and number else number  # several may end a text
     if number is None:
         return None
