@@ -157,7 +157,7 @@ def _measure(
     for batch, inputs, targets, counted in _batches(rows, counts, batch_size):
         found = [np.asarray(x, np.float64) for x in figures(jnp.asarray(inputs), jnp.asarray(targets))]
         totals = np.stack([np.where(counted, x, 0).sum(axis=1) for x in found], axis=1)
-        sums |= {row: total for row, total in zip(batch, totals)}  # rows that fill the last batch drop out
+        sums |= zip(batch, totals)  # rows that fill the last batch drop out
     tokens = np.asarray([m[1:].sum() for m in counts], np.int64)
     return Sums(np.stack([sums[row] for row in range(len(rows))]), tokens)
 
