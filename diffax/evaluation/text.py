@@ -92,7 +92,7 @@ def nll(
     def figures(inputs: Array, targets: Array) -> tuple[Array, ...]:
         return (token_nats(logits_fn(inputs), targets),)
 
-    found = _measure(figures, texts, batch_size, mask)
+    found = token_sums(figures, texts, batch_size=batch_size, mask=mask)
     return found.sums[:, 0], found.tokens
 
 
@@ -124,7 +124,7 @@ def kl_divergence(
         require(p.shape == q.shape, "logits_q: shape", q.shape, f"{p.shape}, as logits_p")
         return token_divergence(p, q), jnp.argmax(p, axis=-1) == jnp.argmax(q, axis=-1)
 
-    found = _measure(figures, texts, batch_size, mask)
+    found = token_sums(figures, texts, batch_size=batch_size, mask=mask)
     sums, tokens = found
     mean = bootstrap_statistic(lambda rows: sums[rows, 0].sum() / _count(tokens[rows]), len(sums), seed=0)
     total = int(tokens.sum())
@@ -136,12 +136,18 @@ def _count(tokens: Int[np.ndarray, "n"]) -> int:
     return int(tokens.sum())
 
 
-def _measure(
-    figures: Callable[[Array, Array], tuple[Array, ...]], texts: Texts, batch_size: int, mask: Masks | None
+def token_sums(
+    figures: Callable[[Array, Array], tuple[Array, ...]],
+    texts: Texts,
+    *,
+    batch_size: int = 8,
+    mask: Masks | None = None,
+    longest: int | None = None,
 ) -> Sums:
-    """Figures (b, t) of inputs and targets (b, t), summed over each text's tokens.
+    """``figures(inputs, targets)`` of tokens (b, t) and the tokens after each, summed over each text's targets.
 
-    ``inputs`` are the texts, ``targets`` the same a token later; the last input has none.
+    Each figure is of shape (b, t). ``longest``: the most columns, by default as many as the longest text has
+    tokens; its last one is a target only. Raises ValueError as :func:`nll`.
     """
     require(batch_size >= 1, "batch_size", batch_size, "an integer >= 1")
     rows = [np.asarray(text, np.int32) for text in texts]
@@ -154,7 +160,7 @@ def _measure(
     same = [m.shape for m in counts] == [row.shape for row in rows]
     require(same, "mask", [m.shape for m in counts][:3], "the shapes of the texts")
     sums: dict[int, np.ndarray] = {}
-    for batch, inputs, targets, counted in _batches(rows, counts, batch_size):
+    for batch, inputs, targets, counted in _batches(rows, counts, batch_size, longest):
         found = [np.asarray(x, np.float64) for x in figures(jnp.asarray(inputs), jnp.asarray(targets))]
         totals = np.stack([np.where(counted, x, 0).sum(axis=1) for x in found], axis=1)
         sums |= zip(batch, totals)  # rows that fill the last batch drop out
@@ -163,19 +169,19 @@ def _measure(
 
 
 def _batches(
-    rows: Sequence[np.ndarray], counts: Sequence[np.ndarray], size: int
+    rows: Sequence[np.ndarray], counts: Sequence[np.ndarray], size: int, longest: int | None
 ) -> Iterator[tuple[list[int], Int[np.ndarray, "b t"], Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]]:
     """Numbers of texts, inputs, targets and which targets count; the longest texts first, padded with 0."""
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
-    longest = len(rows[order[0]])
+    most = len(rows[order[0]]) if longest is None else longest
     for start in range(0, len(order), size):
         batch = order[start : start + size]
-        width = min(longest, -(-len(rows[batch[0]]) // _STEP) * _STEP)
+        width = min(most, -(-(len(rows[batch[0]]) - 1) // _STEP) * _STEP)
         inputs, counted = np.zeros((size, width), np.int32), np.zeros((size, width), bool)
         targets = np.zeros_like(inputs)
         for place, row in enumerate(batch):
-            length = len(rows[row])
-            inputs[place, :length] = rows[row]
-            targets[place, : length - 1] = rows[row][1:]
-            counted[place, : length - 1] = counts[row][1:]
+            length = len(rows[row]) - 1
+            inputs[place, :length] = rows[row][:-1]
+            targets[place, :length] = rows[row][1:]
+            counted[place, :length] = counts[row][1:]
         yield batch, inputs, targets, counted
