@@ -41,8 +41,8 @@ def read_documents(
     r"""Documents of one file or several, in the order given; names with ``*`` stand for all that fit, sorted.
 
     ``.txt`` and ``.md``: the whole file, or what lies between ``separator`` ("\n\n", "<|endoftext|>"),
-    without the white space around it. ``.jsonl``, ``.json`` (a list of objects) and ``.parquet``: ``field`` of each
-    row; with the template "alpaca" its fields instruction, input and output, see :func:`alpaca_text`. Blank
+    without the white space around it. ``.jsonl``, ``.json`` (a list of objects), ``.parquet``: ``field`` of
+    each row; with the template "alpaca" instruction, input and output, see :func:`alpaca_text`. Blank
     documents are left out. Raises ValueError naming the file (and the row) for files that are missing,
     damaged, of another kind, without the field, or without any document.
     """

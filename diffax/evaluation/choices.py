@@ -46,8 +46,8 @@ class Item(NamedTuple):
 
 class ChoiceScore(NamedTuple):
     """Shares of ``n`` questions answered rightly, with 95 % Wilson intervals, by the answer's log-likelihood
-    (``accuracy``, the harness's acc), by that over its characters (``normalised``, acc_norm), and by that over
-    its bytes (``by_bytes``, acc_bytes)."""
+    (``accuracy``, the harness's acc), by that over its characters (``normalised``, acc_norm) and over its
+    bytes (``by_bytes``, acc_bytes)."""
 
     accuracy: Interval
     normalised: Interval
@@ -141,7 +141,8 @@ def evaluate_choices(
         characters = np.asarray([len(text) for text in texts])
         sizes = np.asarray([len(text.encode()) for text in texts])
         right += [int(np.argmax(score)) == item.answer for score in (own, own / characters, own / sizes)]
-    return ChoiceScore(*(wilson_interval(int(count), len(items)) for count in right), len(items))
+    plain, normalised, by_bytes = (wilson_interval(int(count), len(items)) for count in right)
+    return ChoiceScore(plain, normalised, by_bytes, len(items))
 
 
 def log_likelihoods(
@@ -161,9 +162,10 @@ def log_likelihoods(
 
 
 def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Tokens of a context and of what follows. The context's last spaces go to the continuation, as they do in
-    tokens that begin with a space. Raises ValueError for an empty context where texts have no beginning."""
-    if not context:
+    """Tokens of a context and of what follows. The context's last spaces go to the continuation, as in tokens
+    that begin with a space. Raises ValueError for an empty context where texts have no beginning."""
+    if not context.strip():
+        continuation = context + continuation
         start = tokenizer.end if tokenizer.begin is None else tokenizer.begin
         require(start is not None, "context", context, "a text, as the tokenizer has no beginning or end")
         ids = tokenizer.encode(continuation, begin=False)

@@ -29,7 +29,7 @@ _STEP = 64  # prompts' lengths are multiples of it: few programs are compiled
 
 
 class HarnessModel:
-    """Log-likelihoods and greedy text of a decoder. ``positions``: the longest text, by default the model's."""
+    """Log-likelihoods and greedy text of a decoder. ``positions``: the longest text, else the model's."""
 
     def __init__(
         self,
@@ -50,10 +50,12 @@ class HarnessModel:
         self._generate = jax.jit(partial(generate, model, end=end), static_argnames="steps")
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Of each request's (context, continuation) the log-likelihood, and whether greedy text would be it."""
+        """Of each (context, continuation) the log-likelihood, and whether greedy text would be it."""
         pairs = [(str(context), str(continuation)) for context, continuation in (r.args for r in requests)]
         options: dict[str, Any] = {"positions": self.positions, "batch_size": self.batch_size}
-        return [tuple(one) for one in log_likelihoods(self._logits, self.encoding, pairs, **options)]
+        return [
+            (one.nats, one.greedy) for one in log_likelihoods(self._logits, self.encoding, pairs, **options)
+        ]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Of each request's (text,) the log-likelihood, in windows as long as the model allows, every token
@@ -65,8 +67,8 @@ class HarnessModel:
         return [float(some.sum()) for some in np.split(np.asarray([one.nats for one in found]), ends)]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Of each request's (context, options) the likeliest text, up to one of ``options["until"]``, which is
-        left out, or to ``options["max_gen_toks"]`` tokens. Raises ValueError where a request wants draws."""
+        """Of each (context, options) the likeliest text, up to one of ``options["until"]``, which is left
+        out, or to ``options["max_gen_toks"]`` tokens. Raises ValueError where a request wants draws."""
         return [self._text(str(context), options) for context, options in (r.args for r in requests)]
 
     def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
@@ -92,13 +94,12 @@ class HarnessModel:
         require(steps >= 1, "max_gen_toks", steps, "an integer >= 1")
         prompt = self.encoding.encode(context)[-(self.positions - steps) :] or [self.encoding.end or 0]
         width = min(self.positions - steps, -(-len(prompt) // _STEP) * _STEP)
-        tokens = jnp.asarray([[0] * (width - len(prompt)) + prompt], jnp.int32)
+        padded = jnp.asarray([[0] * (width - len(prompt)) + prompt], jnp.int32)
         start = jnp.asarray([width - len(prompt)], jnp.int32)
-        ids = np.asarray(self._generate(self.params, prompt=tokens, start=start, steps=steps))[0].tolist()
+        ids = np.asarray(self._generate(self.params, prompt=padded, start=start, steps=steps))[0].tolist()
         ids = [token for token in ids if token >= 0]
-        said = self.encoding.decode(prompt + ids)[
-            len(self.encoding.decode(prompt)) :
-        ]  # keeps its first space
+        before, whole = (self.encoding.decode(tokens) for tokens in (prompt, prompt + ids))
+        said = whole[len(before) :]  # decoded with the prompt, it keeps its first space
         return said[: min((said.index(stop) for stop in until if stop and stop in said), default=len(said))]
 
 

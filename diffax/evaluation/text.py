@@ -23,8 +23,8 @@ from diffax.evaluation.intervals import bootstrap_statistic
 from diffax.types import Params
 
 LogitsFn = Callable[[Array], Array]  # tokens (b, t) -> logits (b, t, v)
-Texts = Sequence[Sequence[int]] | Sequence[Shaped[np.ndarray, "t"]] | Shaped[np.ndarray | Array, "n t"]
-Masks = Sequence[Sequence[bool]] | Sequence[Shaped[np.ndarray, "t"]] | Shaped[np.ndarray | Array, "n t"]
+Texts = Sequence[Sequence[int]] | Sequence[Shaped[np.ndarray, "_"]] | Shaped[np.ndarray | Array, "_ _"]
+Masks = Sequence[Sequence[bool]] | Sequence[Shaped[np.ndarray, "_"]] | Shaped[np.ndarray | Array, "_ _"]
 _STEP = 64  # lengths of padded batches are multiples of it: few programs are compiled
 
 
@@ -144,7 +144,7 @@ def token_sums(
     mask: Masks | None = None,
     longest: int | None = None,
 ) -> Sums:
-    """``figures(inputs, targets)`` of tokens (b, t) and the tokens after each, summed over each text's targets.
+    """``figures(inputs, targets)`` of tokens (b, t) and of those after each, summed over each text.
 
     Each figure is of shape (b, t). ``longest``: the most columns, by default as many as the longest text has
     tokens; its last one is a target only. Raises ValueError as :func:`nll`.
