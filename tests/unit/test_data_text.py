@@ -1,8 +1,9 @@
-"""Text and tokens: files, chunks, tokenizers that are trained, written and read, the standard library's text."""
+"""Text and tokens: files, chunks, tokenizers that are trained and read, the standard library's text."""
 
 import json
 import os
 import sysconfig
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -270,8 +271,6 @@ def test_the_standard_librarys_text(monkeypatch, tmp_path):
     assert 200_000 < sum(map(len, train)) < 3_000_000
     assert 50_000 < sum(map(len, test)) < sum(map(len, train))
     assert not set(train) & set(test)
-    import textwrap
-
     assert any(textwrap.__doc__.strip() in text for text in test)
     packages = [
         {m.split(".")[0] for m in corpus_module.MODULES if corpus_module._split(m) == s} for s in SPLITS
@@ -282,6 +281,3 @@ def test_the_standard_librarys_text(monkeypatch, tmp_path):
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     with pytest.raises(ValueError, match="got 'no source', allowed: a Python with the sources"):
         standard_library_text()
-
-
-SPLITS = ("train", "test")
