@@ -2,10 +2,11 @@
 
 ``grain``, ``pillow``, ``pyarrow`` and ``scikit-learn`` (``pip install "diffax[data]"``) are imported by
 the functions that need them, and so are ``nibabel`` and ``pydicom`` (``"diffax[medical]"``), ``h5py``,
-``zarr`` and ``pyarrow`` (``"diffax[robots]"``).
+``zarr`` and ``pyarrow`` (``"diffax[robots]"``), ``tokenizers`` (``"diffax[text]"``).
 """
 
 from diffax.data.augment import Augmentation, horizontal_flip, random_shift
+from diffax.data.corpus import standard_library_text
 from diffax.data.cubes import open_cubes
 from diffax.data.decode import read_image
 from diffax.data.demonstrations import Demonstrations
@@ -37,7 +38,9 @@ from diffax.data.slices import SliceSource, display_slice, fit_volume, open_volu
 from diffax.data.source import ArraySource, Batch, Item, Source, SourceSpec, Subset, split_source, stack_items
 from diffax.data.stacked import StackedSource
 from diffax.data.stream import MixtureStream, Stream
+from diffax.data.text import join_documents, read_documents, token_chunks
 from diffax.data.tfds import open_tfds
+from diffax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from diffax.data.torsos import TorsoSource, held_out_torso, torso, torsos
 from diffax.data.volume import Volume, canonical, read_nifti, slice_stack
 
@@ -59,6 +62,7 @@ __all__ = [
     "StackedSource",
     "Stream",
     "Subset",
+    "Tokenizer",
     "TorsoSource",
     "Volume",
     "Windows",
@@ -74,7 +78,9 @@ __all__ = [
     "grid",
     "held_out_torso",
     "horizontal_flip",
+    "join_documents",
     "levels_of",
+    "load_tokenizer",
     "mnist",
     "open_cubes",
     "open_folder",
@@ -88,6 +94,7 @@ __all__ = [
     "random_shift",
     "read_demonstrations",
     "read_dicom",
+    "read_documents",
     "read_image",
     "read_nifti",
     "read_radiograph",
@@ -98,10 +105,13 @@ __all__ = [
     "slice_stack",
     "split_source",
     "stack_items",
+    "standard_library_text",
     "swiss_roll",
     "three_modes",
+    "token_chunks",
     "torso",
     "torsos",
+    "train_tokenizer",
     "two_moons",
     "undo_square",
     "write_demonstrations",
