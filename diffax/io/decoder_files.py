@@ -7,6 +7,7 @@
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,13 @@ class DecoderFiles:
         self._files = _open(self.folder)
         self.config = self._with_pairs(config).check()
         self._check_names()
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers its tensors hold."""
+        config = self.config
+        layers = (one for number in range(len(config.layers)) for one in layout.layer(config, number))
+        return sum(math.prod(one.shape) for one in [*layout.ends(config), *layers])
 
     def params(self) -> Params:
         """All of them."""

@@ -136,6 +136,16 @@ def _leaf(params: Params, path: Sequence[str]) -> np.ndarray:
 # -- zeros put back -----------------------------------------------------------------------------------------
 
 
+def pad_decoder(config: DecoderConfig, params: Params, whole: DecoderConfig) -> dict[str, Any]:
+    """Parameters of ``DecoderLM(whole)`` that give the same logits; raises as :func:`pad_layer`."""
+    layers = zip(config.layers, whole.layers, strict=True)
+    found = {
+        f"layers_{number}": pad_layer(config, layer, params[f"layers_{number}"], all_of_it)[1]
+        for number, (layer, all_of_it) in enumerate(layers)
+    }
+    return {**params, **found}
+
+
 def pad_layer(
     config: DecoderConfig, layer: Layer, params: Params, whole: Layer
 ) -> tuple[Layer, dict[str, Any]]:

@@ -8,9 +8,9 @@ What the cap cuts off goes to the other layers, so that the mean stays. Shares a
 layers' linear maps: embeddings, norms and the head are not counted.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -19,15 +19,6 @@ from diffax.checks import require
 from diffax.models.decoder_lm import DecoderConfig, Layer
 
 PARTS = {"mlp": ("gate", "up", "down"), "qk": ("query", "key"), "vo": ("value", "out")}
-
-
-class Allocation(NamedTuple):
-    """``weights``: how much hidden units, queries with keys, and values with outputs give up, relative to
-    each other; ``cap``: the most that any may; ``multiple``: of which widths are, for accelerators."""
-
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    cap: float = 0.8
-    multiple: int = 1
 
 
 def by_influence(
@@ -60,34 +51,80 @@ def spread(
         full |= over
 
 
-def widths(
-    config: DecoderConfig, shares: Float[np.ndarray, "l"], allocation: Allocation
-) -> tuple[Layer, ...]:
-    """Of each layer, for its share.
+def part_shares(
+    config: DecoderConfig, shares: Float[np.ndarray, "l"], weights: Sequence[float], cap: float
+) -> Float[np.ndarray, "l 3"]:
+    """Of hidden units, queries with keys, and values with outputs, in proportion to ``weights``."""
+    return np.stack(
+        [
+            spread(np.asarray(weights, float), sizes_of(config, layer), float(share), max(cap, float(share)))
+            for layer, share in zip(config.layers, shares, strict=True)
+        ]
+    )
+
+
+def by_sensitivity(
+    costs: Float[np.ndarray, "l 3 k"],
+    steps: Float[np.ndarray, "k"],
+    sizes: Float[np.ndarray, "l 3"],
+    share: float,
+) -> Float[np.ndarray, "l 3"]:
+    """The parts' shares that cost least together, if costs add up.
+
+    ``costs`` of removing the shares ``steps`` of one part alone. Between steps they are straight lines, below
+    which the lower convex hull is taken: the cheapest piece first is then the optimum. Raises ValueError for
+    a share that the last step of all parts does not reach.
+    """
+    most = float(steps[-1])
+    require(share <= most, "ratio", share, f"at most {most}")
+    pieces = []
+    for part, curve in enumerate(costs.reshape(-1, len(steps))):
+        size = sizes.ravel()[part]
+        knots = hull(np.append(0.0, steps), np.append(0.0, np.maximum.accumulate(np.maximum(curve, 0.0))))
+        for (x0, y0), (x1, y1) in itertools.pairwise(knots):
+            pieces.append(((y1 - y0) / ((x1 - x0) * size), part, (x1 - x0)))
+    found, left = np.zeros(sizes.size), share * sizes.sum()
+    for _, part, width in sorted(pieces):
+        step = min(width, left / sizes.ravel()[part])
+        found[part] += step
+        left -= step * sizes.ravel()[part]
+    return found.reshape(sizes.shape)
+
+
+def hull(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> list[tuple[float, float]]:
+    """Corners of the lower convex hull of points in increasing order of x (Andrew 1979)."""
+    corners: list[tuple[float, float]] = []
+    for point in zip(x.tolist(), y.tolist(), strict=True):
+        while len(corners) > 1 and _turn(corners[-2], corners[-1], point) <= 0:
+            corners.pop()
+        corners.append(point)
+    return corners
+
+
+def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def widths(config: DecoderConfig, parts: Float[np.ndarray, "l 3"], multiple: int = 1) -> tuple[Layer, ...]:
+    """Of each layer, for its parts' shares; multiples of a number, for accelerators.
 
     Heads come in steps; hidden units make up for what these round.
     """
     return tuple(
-        _widths(config, layer, float(share), allocation)
-        for layer, share in zip(config.layers, shares, strict=True)
+        _widths(config, layer, share, multiple) for layer, share in zip(config.layers, parts, strict=True)
     )
 
 
-def _widths(config: DecoderConfig, layer: Layer, share: float, allocation: Allocation) -> Layer:
-    if share == 0:
-        return layer
+def _widths(config: DecoderConfig, layer: Layer, share: Float[np.ndarray, "3"], multiple: int) -> Layer:
     sizes = part_sizes(config, layer)
-    counts = np.array(list(sizes.values()), float)
-    weights = np.asarray(allocation.weights, float)
-    _, qk, vo = spread(weights, counts, share, max(allocation.cap, share))
-    step = allocation.multiple // math.gcd(allocation.multiple, config.kv_heads)
+    step = multiple // math.gcd(multiple, config.kv_heads)
     even = 2 if config.family == "llama" else 1
-    keys = nearest(layer.keys * (1 - qk), math.lcm(step, even), layer.keys)
-    values = nearest(layer.values * (1 - vo), step, layer.values)
+    keys = nearest(layer.keys * (1 - share[1]), math.lcm(step, even), layer.keys)
+    values = nearest(layer.values * (1 - share[2]), step, layer.values)
     narrow = layer._replace(keys=keys, values=values)
     heads = part_sizes(config, narrow)
-    left = (1 - share) * counts.sum() - heads["qk"] - heads["vo"]
-    hidden = nearest(left / (sizes["mlp"] / layer.hidden), allocation.multiple, layer.hidden)
+    left = float((1 - share) @ sizes_of(config, layer)) - heads["qk"] - heads["vo"]
+    hidden = nearest(left / (sizes["mlp"] / layer.hidden), multiple, layer.hidden)
     return narrow._replace(hidden=hidden)
 
 
@@ -102,6 +139,11 @@ def part_sizes(config: DecoderConfig, layer: Layer) -> dict[str, int]:
     """Parameters of each part of a layer, without biases."""
     sizes = {name: into * out for name, (into, out) in config.maps(layer).items()}
     return {part: sum(sizes.get(name, 0) for name in names) for part, names in PARTS.items()}
+
+
+def sizes_of(config: DecoderConfig, layer: Layer) -> Float[np.ndarray, "3"]:
+    """The same as numbers in the parts' order."""
+    return np.array(list(part_sizes(config, layer).values()), float)
 
 
 def layer_parameters(config: DecoderConfig, layers: Sequence[Layer]) -> int:

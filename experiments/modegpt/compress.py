@@ -5,7 +5,7 @@
 ``--model`` is a folder as Hugging Face has them (Llama or OPT), ``--calibration`` text files (.txt, .md,
 .jsonl, .parquet), or "self" for text that the model draws. ``--export=compact`` writes smaller matrices,
 which this library reads, and transformers with ``trust_remote_code=True``; ``padded`` puts zeros back, for
-every program that knows the architecture. ``result.json`` in the output says what each layer has left, and the
+every program that knows the architecture. ``result.json`` in the output says what each layer has left, and
 perplexity before and after. A run that is broken off goes on where it was when the command is given again.
 """
 
@@ -26,7 +26,7 @@ from diffax.evaluation import Figure, write_result
 from diffax.io.decoder_files import DecoderFiles
 from experiments import main
 from experiments.devices import environment
-from experiments.modegpt.allocation import Allocation, layer_parameters
+from experiments.modegpt.allocation import layer_parameters
 from experiments.modegpt.compression import ALLOCATIONS, Settings
 from experiments.modegpt.method import Options
 from experiments.modegpt.methods import METHODS
@@ -73,13 +73,11 @@ def settings_of(values: dict[str, Any]) -> Settings:
     except ValueError:
         allowed = "three numbers, as in 1,1,1"
         raise ValueError(f"module_weights: got {values['module_weights']}, allowed: {allowed}") from None
-    parts = Allocation(weights, values["cap"], values["round_to"])  # type: ignore[arg-type]
     options = Options(values["ridge"], values["leverage"], seed=values["seed"])
     if values["paper"]:
         options = options._replace(centred=False, joint=False, affine=False)
-    return Settings(
-        values["method"], values["ratio"], values["allocation"], values["epsilon"], parts, options
-    ).check()
+    fields = {name: values[name] for name in ("method", "ratio", "allocation", "epsilon", "cap")}
+    return Settings(**fields, weights=weights, multiple=values["round_to"], options=options).check()
 
 
 def check_paths(values: dict[str, Any]) -> None:
@@ -92,6 +90,8 @@ def check_paths(values: dict[str, Any]) -> None:
     checks.require(free, "--out", str(out), "a folder that does not exist yet, or --overwrite")
     same = out.resolve() == Path(values["model"]).resolve()
     checks.require(not same, "--out", str(out), "another folder than --model")
+    fits = METHODS[values["method"]].turns <= (values["export"] == "compact")
+    checks.require(fits, "--export", values["export"], f"compact, with --method={values['method']}")
     for name in ("sequences", "batch"):
         checks.require(values[name] >= 1, f"--{name}", values[name], "an integer >= 1")
 
@@ -114,6 +114,8 @@ def write(
         Figure("perplexity_after", scores.after, **about),
         Figure("kl_divergence", scores.kl, **about),
         Figure("agreement", scores.agreement, **about),
+        Figure("parameters_before", dense.files.parameters),
+        Figure("parameters_after", small.files.parameters),
         Figure("layer_parameters_before", before),
         Figure("layer_parameters_after", after),
         Figure("removed", 1 - after / before),
@@ -127,7 +129,6 @@ def write(
     notes = {
         "settings": {
             **settings._asdict(),
-            "parts": settings.parts._asdict(),
             "options": settings.options._asdict(),
         },
         "context": texts.calibration.shape[1],
@@ -170,7 +171,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", "", "folder to write")
     flags.DEFINE_enum("method", "modegpt", list(METHODS), "how")
     flags.DEFINE_enum("export", "compact", ["compact", "padded"], "smaller matrices, or zeros put back")
-    flags.DEFINE_enum("allocation", "influence", ALLOCATIONS, "of the ratio over layers")
+    flags.DEFINE_enum("allocation", "sensitivity", ALLOCATIONS, "of the ratio over layers and their parts")
     flags.DEFINE_float("epsilon", 0.1, "how little layers' shares follow their influence")
     flags.DEFINE_float("cap", 0.8, "the most that a part of a layer loses")
     flags.DEFINE_list(

@@ -3,7 +3,8 @@
 :mod:`experiments.modegpt.streaming` does the same a layer at a time, for models that are larger than it.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,24 +15,32 @@ from diffax.checks import require, require_number, require_one_of
 from diffax.io.decoder_files import DecoderFiles
 from diffax.linalg import Moments
 from diffax.models.decoder_lm import DecoderConfig, Layer
+from diffax.types import Params
 from experiments.modegpt import baselines
-from experiments.modegpt.allocation import Allocation, by_influence
+from experiments.modegpt.allocation import by_influence, part_shares
 from experiments.modegpt.method import Options
 from experiments.modegpt.methods import METHODS, Method
 from experiments.modegpt.runner import Runner, make_moments
 
-ALLOCATIONS = ("influence", "uniform")
+ALLOCATIONS = ("influence", "uniform", "sensitivity")
 
 
 class Settings(NamedTuple):
-    """``ratio``: the share of the layers' parameters to go; ``allocation`` over layers: "influence", with
-    ``epsilon``, or "uniform"; the rest as in :mod:`allocation <experiments.modegpt.allocation>`."""
+    """What to do, with ``options`` of the method.
+
+    ``ratio``: the share of the layers' parameters to go; ``allocation``: "influence" over layers, with
+    ``epsilon``, or "uniform", and by ``weights`` over a layer's hidden units, queries with keys, and values
+    with outputs, none of which loses more than ``cap``; or "sensitivity", by what removing each part of each
+    layer costs. ``multiple``: of which widths are, for accelerators.
+    """
 
     method: str = "modegpt"
     ratio: float = 0.3
-    allocation: str = "influence"
+    allocation: str = "sensitivity"
     epsilon: float = 0.1
-    parts: Allocation = Allocation()
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    cap: float = 0.8
+    multiple: int = 1
     options: Options = Options()
 
     def check(self) -> "Settings":
@@ -40,14 +49,16 @@ class Settings(NamedTuple):
         require_one_of("allocation", self.allocation, ALLOCATIONS)
         require(0 <= self.ratio < 1, "ratio", self.ratio, "a number in [0, 1)")
         require_number("epsilon", self.epsilon, 0.0, 1e9, "a number > 0")
-        require_number("cap", self.parts.cap, 0.0, 1.0, "a number in (0, 1)")
-        require(self.parts.multiple >= 1, "round_to", self.parts.multiple, "an integer >= 1")
-        weights = self.parts.weights
-        right = len(weights) == 3 and min(weights) >= 0 and max(weights) > 0
-        require(right, "module_weights", weights, "three numbers >= 0, one of them > 0")
+        require_number("cap", self.cap, 0.0, 1.0, "a number in (0, 1)")
+        require(self.multiple >= 1, "round_to", self.multiple, "an integer >= 1")
+        right = len(self.weights) == 3 and min(self.weights) >= 0 and max(self.weights) > 0
+        require(right, "module_weights", self.weights, "three numbers >= 0, one of them > 0")
         require_number("ridge", self.options.ridge, 0.0, 1e9, "a number > 0")
         require_number("leverage", self.options.leverage, 0.0, 1e9, "a number > 0")
         return self
+
+
+Visit = Callable[[int, Params, Mapping[str, Moments]], None]
 
 
 class Gathered(NamedTuple):
@@ -57,25 +68,34 @@ class Gathered(NamedTuple):
     influence: float
 
 
-def gather(runner: Runner, tokens: Int[np.ndarray, "n t"], needs: tuple[str, ...]) -> list[Gathered]:
+def gather(
+    runner: Runner, tokens: Int[np.ndarray, "n t"], needs: tuple[str, ...], visit: Visit | None = None
+) -> list[Gathered]:
     """Of all layers at once, for models whose moments fit into memory: many ratios from one walk."""
     config, found = runner.config, []
     streams = runner.new_streams(tokens, config.ends[0])
     runner.embed(runner.files.ends(), tokens, streams)
     for number, layer in enumerate(config.layers):
         moments = make_moments(config, layer, needs)
-        influence = runner.layer(number, runner.files.layer(number), streams, streams, moments)
+        params = runner.files.layer(number)
+        influence = runner.layer(number, params, streams, streams, moments)
+        if visit:
+            visit(number, params, moments)
         found.append(Gathered(moments, influence))
     return found
 
 
 def compress(
-    files: DecoderFiles, gathered: Sequence[Gathered], settings: Settings
+    files: DecoderFiles,
+    gathered: Sequence[Gathered],
+    settings: Settings,
+    parts: Float[np.ndarray, "l 3"] | None = None,
 ) -> tuple[DecoderConfig, dict[str, Any]]:
-    """The smaller decoder and its parameters, in memory."""
+    """The smaller decoder and its parameters, in memory; ``parts``: shares that are known already."""
     settings, config = settings.check(), files.config
     method = METHODS[settings.method]
-    targets = method.targets(config, shares([each.influence for each in gathered], settings), settings.parts)
+    parts = shares(config, [each.influence for each in gathered], settings) if parts is None else parts
+    targets = method.targets(config, parts, settings.multiple)
     made = [
         method.layer(config, number, files.layer(number), of(method, each), target, settings.options)
         for number, (each, target) in enumerate(zip(gathered, targets, strict=True))
@@ -93,11 +113,12 @@ def of(method: Method, gathered: Gathered) -> dict[str, Moments]:
     return {name: gathered.moments[name] for name in method.needs}
 
 
-def shares(influence: Sequence[float], settings: Settings) -> Float[np.ndarray, "l"]:
-    """What each layer gives up."""
-    if settings.allocation == "uniform":
-        return np.full(len(influence), settings.ratio)
-    return by_influence(np.asarray(influence), settings.ratio, settings.epsilon, settings.parts.cap)
+def shares(config: DecoderConfig, influence: Sequence[float], settings: Settings) -> Float[np.ndarray, "l 3"]:
+    """What each part of each layer gives up, unless by sensitivity."""
+    equal = settings.allocation == "uniform"
+    epsilon = math.inf if equal else settings.epsilon
+    layers = by_influence(np.asarray(influence), settings.ratio, epsilon, max(settings.cap, settings.ratio))
+    return part_shares(config, layers, settings.weights, settings.cap)
 
 
 def finished(config: DecoderConfig, layers: tuple[Layer, ...]) -> DecoderConfig:

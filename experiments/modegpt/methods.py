@@ -10,41 +10,44 @@ from diffax.linalg import Moments
 from diffax.models.decoder_lm import DecoderConfig, Layer
 from diffax.types import Params
 from experiments.modegpt import baselines, method
-from experiments.modegpt.allocation import Allocation, widths
+from experiments.modegpt.allocation import sizes_of, widths
 from experiments.modegpt.method import Options
 
-Targets = Callable[[DecoderConfig, Float[np.ndarray, "l"], Allocation], tuple[Layer, ...]]
+Targets = Callable[[DecoderConfig, Float[np.ndarray, "l 3"], int], tuple[Layer, ...]]
 MakeLayer = Callable[
     [DecoderConfig, int, Params, Mapping[str, Moments], Layer, Options], tuple[Layer, dict[str, Any]]
 ]
 
 
 class Method(NamedTuple):
-    """``needs``: names of moments; ``targets``: widths for each layer's share; ``layer``: one layer at its
-    target; ``turns``: whether the stream is turned, so that embedding and head change as well."""
+    """``needs``: names of moments; ``targets``: widths for the parts' shares; ``layer``: one layer at its
+    target; ``turns``: whether the stream is turned, so that embedding and head change as well; ``parts``:
+    whether parts of a layer may give up different shares."""
 
     needs: tuple[str, ...]
     targets: Targets
     layer: MakeLayer
     turns: bool = False
+    parts: bool = False
 
 
 def _same(make: Callable[[DecoderConfig, float], tuple[Layer, ...]]) -> Targets:
     """For methods that take the same share from every layer."""
 
-    def targets(config: DecoderConfig, shares: np.ndarray, _: Allocation) -> tuple[Layer, ...]:
-        return make(config, float(np.mean(shares)))
+    def targets(config: DecoderConfig, parts: np.ndarray, _: int) -> tuple[Layer, ...]:
+        sizes = np.stack([sizes_of(config, layer) for layer in config.layers])
+        return make(config, float((parts * sizes).sum() / sizes.sum()))
 
     return targets
 
 
 METHODS = {
-    "modegpt": Method(method.NEEDS, widths, method.compress_layer),
+    "modegpt": Method(method.NEEDS, widths, method.compress_layer, parts=True),
     "slicegpt": Method(
         baselines.SLICE_NEEDS, _same(baselines.slice_targets), baselines.slice_layer, turns=True
     ),
     "svd_llm": Method(baselines.SVD_NEEDS, _same(baselines.svd_targets), baselines.svd_layer),
     "svd": Method((), _same(baselines.svd_targets), baselines.svd_layer),
-    "magnitude": Method((), widths, baselines.magnitude_layer),
-    "random": Method(("units", "values"), widths, baselines.random_layer),
+    "magnitude": Method((), widths, baselines.magnitude_layer, parts=True),
+    "random": Method(("units", "values"), widths, baselines.random_layer, parts=True),
 }

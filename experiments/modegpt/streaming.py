@@ -8,13 +8,13 @@ output keeps what is done, and becomes the output when all is.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from diffax.io import write_json
 from diffax.io.decoder_files import DecoderFiles
@@ -24,12 +24,11 @@ from diffax.linalg import Moments
 from diffax.models.decoder_lm import DecoderConfig, Layer
 from diffax.types import Params
 from experiments.modegpt import baselines
-from experiments.modegpt.compression import Settings, finished, shares
+from experiments.modegpt.compression import Settings, Visit, finished, shares
 from experiments.modegpt.methods import METHODS
 from experiments.modegpt.runner import Runner, Streams, make_moments
+from experiments.modegpt.sensitivity import Trials, allocate
 from experiments.progress import Counted
-
-Visit = Callable[[int, Params, Mapping[str, Moments]], None]
 
 
 class Work:
@@ -78,11 +77,7 @@ def compress_files(
     Peak memory is that of one layer, its moments and a batch of streams.
     """
     config, method = runner.config, METHODS[settings.method]
-    if settings.allocation == "influence":
-        walk(runner, tokens, work, "measured", (), lambda *_: None)
-    known = work.facts.get("influence", {}) if settings.allocation == "influence" else {}
-    influence = [known.get(str(number), 0.0) for number in range(len(config.layers))]
-    targets = method.targets(config, shares(influence, settings), settings.parts)
+    targets = method.targets(config, find_shares(runner, tokens, settings, work), settings.multiple)
     out = work.folder / "model"
     out.mkdir(exist_ok=True)
 
@@ -107,6 +102,29 @@ def compress_files(
     write_tensors(shard(config, out, len(layers)), end_tensors(small, ends))
     write_about(out, small, runner.files.fields, form, runner.files.folder)
     return out
+
+
+def find_shares(
+    runner: Runner, tokens: Int[np.ndarray, "n t"], settings: Settings, work: Work
+) -> Float[np.ndarray, "l 3"]:
+    """What each part of each layer gives up, by a walk of its own where that is to be measured."""
+    numbers = [str(number) for number in range(len(runner.config.layers))]
+    if settings.allocation == "influence":
+        walk(runner, tokens, work, "measured", (), lambda *_: None)
+        return shares(runner.config, [work.facts["influence"][number] for number in numbers], settings)
+    if settings.allocation == "uniform" or not METHODS[settings.method].parts or not settings.ratio:
+        return shares(runner.config, [0.0] * len(numbers), settings._replace(allocation="uniform"))
+
+    def visit(number: int, params: Params, moments: Mapping[str, Moments]) -> None:
+        costs = trials.measure(number, params, moments, settings).tolist()
+        work.keep(costs={**work.facts.get("costs", {}), str(number): costs})
+
+    done = work.facts.get("measured", 0)
+    if done < len(numbers):
+        trials = Trials(runner, tokens, done)
+        walk(runner, tokens, work, "measured", METHODS[settings.method].needs, visit)
+    costs = np.asarray([work.facts["costs"][number] for number in numbers])
+    return allocate(runner.config, costs, settings.ratio)
 
 
 def walk(
