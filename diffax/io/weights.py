@@ -86,28 +86,35 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]
 class TensorFile:
     """A safetensors file: ``names`` and ``metadata`` at once, tensors when asked for.
 
-    Raises ValueError for a file that is missing or damaged.
+    The file is open only while it is read: what it maps would count as the process's memory. Raises
+    ValueError for a file that is missing or damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        library = optional_import("safetensors", "export")
         require(Path(path).is_file(), "path", str(path), "a safetensors file")
-        try:
-            self._file = library.safe_open(path, framework="np")
-        except library.SafetensorError as error:
-            raise ValueError(f"path: got {path} ({error}), allowed: a whole safetensors file") from error
-        self.names: list[str] = list(self._file.keys())
-        self.metadata: dict[str, str] = dict(self._file.metadata() or {})
+        self.path = Path(path)
+        with self._open() as file:
+            self.names: list[str] = list(file.keys())
+            self.metadata: dict[str, str] = dict(file.metadata() or {})
 
     def read(self, name: str) -> np.ndarray:
         """A tensor, copied."""
-        return np.array(self._file.get_tensor(name))
+        with self._open() as file:
+            return np.array(file.get_tensor(name))
 
     def about(self, name: str) -> tuple[tuple[int, ...], str]:
         """Its shape, and its type by numpy's name, without reading it."""
-        part = self._file.get_slice(name)
-        kind = str(part.get_dtype())
-        return tuple(part.get_shape()), _TYPES.get(kind, kind)
+        with self._open() as file:
+            part = file.get_slice(name)
+            kind = str(part.get_dtype())
+            return tuple(part.get_shape()), _TYPES.get(kind, kind)
+
+    def _open(self) -> Any:
+        library = optional_import("safetensors", "export")
+        try:
+            return library.safe_open(self.path, framework="np")
+        except library.SafetensorError as error:
+            raise ValueError(f"path: got {self.path} ({error}), allowed: a whole safetensors file") from error
 
 
 _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I32": "int32"}

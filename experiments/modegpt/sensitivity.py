@@ -4,7 +4,7 @@ Layers that are tried are padded to their whole widths: all trials are one compi
 that of one layer and the trials' residual streams, whatever the number of layers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,23 +44,26 @@ class Trials:
         self, number: int, params: Params, moments: Mapping[str, Moments], settings: Settings
     ) -> Float[np.ndarray, "3 k"]:
         """Nats a token from the model to itself with a share, of :data:`STEPS`, of one part gone."""
-        config, known = self.runner.config, dict[Layer, float]()
-        found = np.zeros((len(PARTS), len(STEPS)))
-        for part, step in np.ndindex(*found.shape):
+        config, targets = self.runner.config, np.empty((len(PARTS), len(STEPS)), object)
+        for part, step in np.ndindex(*targets.shape):
             shares = np.zeros((len(config.layers), len(PARTS)))
             shares[number, part] = STEPS[step]
-            target = widths(config, shares, settings.multiple)[number]
-            if target not in known:  # small heads have few steps
-                made = narrowed(config, number, params, moments, target, settings)
-                known[target] = self._cost(number, made)
-            found[part, step] = known[target]
+            targets[part, step] = widths(config, shares, settings.multiple)[number]
+        distinct = list(dict.fromkeys(targets.ravel()))  # small heads have few steps
+        made = (narrowed(config, number, params, moments, target, settings) for target in distinct)
+        costs = dict(zip(distinct, self._costs(number, made, len(distinct)), strict=True))
         self.runner.layer(number, params, self.before, self.before)
-        return found
+        return np.vectorize(costs.get, otypes=[float])(targets)
 
-    def _cost(self, number: int, made: Params) -> float:
-        streams = self.before.copy()
-        self.runner.layer(number, made, streams, streams)
-        self._follow(streams, number + 1, len(self.runner.config.layers))
+    def _costs(self, number: int, made: Iterable[Params], count: int) -> list[float]:
+        """Of each trial; all go through the layers that follow together, which are read once."""
+        streams = np.repeat(self.before[None], count, axis=0)
+        for each, params in zip(streams, made, strict=True):
+            self.runner.layer(number, params, each, each)
+        self._follow(streams.reshape(-1, *streams.shape[2:]), number + 1, len(self.runner.config.layers))
+        return [self._distance(each) for each in streams]
+
+    def _distance(self, streams: Streams) -> float:
         total, both = 0.0, (self.runner.logits(self._ends, each) for each in (self._final, streams))
         for p, q in zip(*both, strict=True):
             total += float(jnp.sum(token_divergence(p, q)))
