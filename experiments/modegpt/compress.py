@@ -130,6 +130,7 @@ def write(
     ]
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     figures += [Figure("peak_device_bytes", peak)] if peak else []
+    figures = [figure._replace(value=float(figure.value)) for figure in figures]
     notes = {
         "settings": {
             **settings._asdict(),
