@@ -157,7 +157,7 @@ def test_the_figures_are_those_of_the_whole_models(home, made):
     logs = []
     for folder in (home / "model", made):
         config, params = read_decoder(folder)
-        logits = DecoderLM(config).apply({"params": params}, jnp.asarray(chunks))
+        logits = jax.jit(DecoderLM(config).apply)({"params": params}, jnp.asarray(chunks))
         logits = np.asarray(logits, np.float64)[:, :-1]
         logs.append(logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True)))
     figures, _ = figures_of(made)
@@ -208,7 +208,7 @@ def test_padded_output_has_the_models_shapes_and_the_compact_ones_logits(home, m
         assert figures_of(out)[0][name] == pytest.approx(figures_of(made)[0][name], rel=1e-5)
 
 
-@pytest.mark.parametrize("method", ["slicegpt", "svd_llm", "magnitude"])
+@pytest.mark.parametrize("method", ["slicegpt", "svd_llm"])
 def test_other_methods_meet_the_ratio_and_can_be_read(home, tmp_path, monkeypatch, method):
     flags = {"method": method, "allocation": "uniform", "ratio": 0.25}
     assert run(monkeypatch, *words(home, tmp_path / "out", **flags)) == 0

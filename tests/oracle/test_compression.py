@@ -1,6 +1,6 @@
 """Compression of decoders with planted redundancy, which it must find; moments by brute force; limits."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -56,8 +56,6 @@ class Held(NamedTuple):
 
 def random_decoder(config, seed=0):
     """Weights large enough for every part to be heard in the logits; norms and biases are not trivial."""
-    tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
-    shapes = jax.eval_shape(DecoderLM(config).init, jax.random.key(0), tokens)["params"]
     random = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -65,7 +63,13 @@ def random_decoder(config, seed=0):
         values = random.normal(size=leaf.shape) * (0.3 if last in ("kernel", "head") else 0.5)
         return (values + (last == "scale")).astype(np.float32)
 
-    return Held(config, jax.tree_util.tree_map_with_path(draw, shapes))
+    return Held(config, jax.tree_util.tree_map_with_path(draw, shapes_of(config)))
+
+
+@cache
+def shapes_of(config):
+    tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    return jax.eval_shape(DecoderLM(config).init, jax.random.key(0), tokens)["params"]
 
 
 def texts(seed, count=16, length=24):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +52,16 @@ NARROW = [name for name in CASES if name != "stream"]
 
 def random_params(config, dtype=np.float32):
     """None of them 0, so that zeros are those put back."""
-    tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
-    shapes = jax.eval_shape(DecoderLM(config).init, jax.random.key(0), tokens)["params"]
     random = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: (0.4 * random.normal(size=leaf.shape) + 0.01).astype(dtype), shapes)
+    return jax.tree.map(
+        lambda leaf: (0.4 * random.normal(size=leaf.shape) + 0.01).astype(dtype), shapes_of(config)
+    )
+
+
+@cache
+def shapes_of(config):
+    tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    return jax.eval_shape(DecoderLM(config).init, jax.random.key(0), tokens)["params"]
 
 
 def fields_of(config):
