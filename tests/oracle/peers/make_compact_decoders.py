@@ -18,6 +18,7 @@ import numpy as np
 from oracle.peers.make_transformers_decoders import CASES as STOCK
 from oracle.peers.make_transformers_decoders import LLAMA, LLAMA3, random_weights, tokens
 
+PADDING = 5
 REMOTE = Path(__file__).parents[3] / "diffax" / "io" / "remote" / "modeling_compact.py"
 
 
@@ -71,6 +72,12 @@ def weights_of(name, shapes):
     return found
 
 
+def padded(torch, text):
+    """Tokens with as many on the left that are none, and what says so."""
+    none = torch.ones(len(text), PADDING, dtype=text.dtype)
+    return torch.cat([none, text], dim=1), torch.cat([0 * none, torch.ones_like(text)], dim=1)
+
+
 def main():
     folder = Path(tempfile.mkdtemp())
     os.environ |= {"HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
@@ -98,6 +105,7 @@ def main():
         text = torch.from_numpy(tokens(name))
         with torch.no_grad():
             arrays[name] = model.eval()(text).logits.numpy()[:, ::3]
+            arrays[f"{name}/padded"] = model(*padded(torch, text)).logits.numpy()[:, PADDING::3]
             for kind, cached in (("greedy", True), ("greedy_uncached", False)):
                 said = model.generate(
                     text[:, :10],
