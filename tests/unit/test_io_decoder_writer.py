@@ -193,3 +193,13 @@ def test_compact_checkpoints_that_make_no_sense(pairs, layers, message, tmp_path
     (out / "config.json").write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=message):
         read_decoder(out)
+
+
+def test_a_turned_head_of_a_tied_model_is_its_own(tmp_path):
+    """The fields are those of the model that it was made of."""
+    config = CASES["stream"]
+    params = random_params(config)
+    write_decoder(tmp_path / "out", config, params, fields_of(replace(config, tied=True)))
+    again, found = read_decoder(tmp_path / "out")
+    assert not again.tied
+    np.testing.assert_array_equal(found["head"], params["head"])
