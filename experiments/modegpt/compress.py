@@ -54,7 +54,11 @@ def program(argv: Sequence[str]) -> None:
     begun = time.monotonic()
     mark = fingerprint(files, texts.calibration, settings, values["dtype"], values["batch"], values["export"])
     work = Work(out.parent / f".{out.name}.work", mark)
-    made = compress_files(runner, texts.calibration, settings, work, values["export"])
+    try:
+        made = compress_files(runner, texts.calibration, settings, work, values["export"])
+    except ValueError:  # input that no run would get further with
+        shutil.rmtree(work.folder)
+        raise
     small = Runner(DecoderFiles(made), values["batch"], runner.dtype)
     seconds = time.monotonic() - begun
     scores = compare(runner, small, texts.held_out)
@@ -126,6 +130,7 @@ def write(
     ]
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     figures += [Figure("peak_device_bytes", peak)] if peak else []
+    figures = [figure._replace(value=float(figure.value)) for figure in figures]
     notes = {
         "settings": {
             **settings._asdict(),

@@ -50,8 +50,7 @@ def compress_layer(
     """One layer with the widths of ``target``; parts whose width stays are the arrays that were given."""
     layer, found = config.layers[number], dict(params)
     if target.hidden < layer.hidden:
-        c = stats["units"].second
-        chosen = linalg.choose(linalg.leverage_scores(c, options.leverage), target.hidden)
+        chosen = choose_units(params, stats["units"], target.hidden, options)
         found |= keep_units(params, chosen, stats["units"], options)
     pairs = layer.pairs
     if target.keys < layer.keys:
@@ -64,6 +63,14 @@ def compress_layer(
 
 
 # -- hidden units -------------------------------------------------------------------------------------------
+
+
+def choose_units(params: Params, units: Moments, count: int, options: Options) -> Int[np.ndarray, "k"]:
+    """Those that are least made up for by others, and by the bias where there is one for means to move to."""
+    around = units.mean * (options.affine and "bias" in params["down"])
+    return linalg.choose(
+        linalg.leverage_scores(units.second - np.outer(around, around), options.leverage), count
+    )
 
 
 def keep_units(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from diffax.checks import require
 from diffax.io import write_json
 from diffax.io.decoder_files import DecoderFiles
 from diffax.io.decoder_writer import end_tensors, layer_tensors, write_about
@@ -27,7 +28,7 @@ from experiments.modegpt import baselines
 from experiments.modegpt.compression import Settings, Visit, finished, shares
 from experiments.modegpt.methods import METHODS
 from experiments.modegpt.runner import Runner, Streams, make_moments
-from experiments.modegpt.sensitivity import Trials, allocate
+from experiments.modegpt.sensitivity import STEPS, Trials, allocate
 from experiments.progress import Counted
 
 
@@ -119,6 +120,7 @@ def find_shares(
         costs = trials.measure(number, params, moments, settings).tolist()
         work.keep(costs={**work.facts.get("costs", {}), str(number): costs})
 
+    require(settings.ratio <= STEPS[-1], "ratio", settings.ratio, f"at most {STEPS[-1]}")  # before hours
     done = work.facts.get("measured", 0)
     if done < len(numbers):
         trials = Trials(runner, tokens, done)
