@@ -151,7 +151,8 @@ class Llama2cTokenizer:
 
     def _merge(self, tokens: list[int]) -> list[int]:
         """Neighbours joined while any two make a piece: first the best score, then the leftmost."""
-        count, best = len(tokens), []
+        count = len(tokens)
+        best: list[tuple[float, int, tuple[int, int], int]] = []
         before, after = list(range(-1, count - 1)), list(range(1, count + 1))
 
         def offer(left: int) -> None:
