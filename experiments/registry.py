@@ -9,7 +9,15 @@ from experiments.base import Experiment
 
 EXPERIMENTS = {
     name: f"experiments.{name}.experiment"
-    for name in ("medical_survey", "ddgan", "f_distill", "diffusion_mbir", "radrotator", "mode_policy")
+    for name in (
+        "medical_survey",
+        "ddgan",
+        "f_distill",
+        "diffusion_mbir",
+        "radrotator",
+        "mode_policy",
+        "modegpt",
+    )
 }
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Int
 
 from diffax.checks import require, require_one_of
 from diffax.data.optional import optional_import
+from diffax.data.source import Item, SourceSpec
 
 PLAIN = (".txt", ".md")
 ROWS = (".jsonl", ".json", ".parquet")
@@ -104,6 +105,20 @@ def token_chunks(
     order = np.arange(count) if seed is None else np.random.default_rng(seed).permutation(count)
     chunks = ids[: count * own].reshape(count, own)[order[:limit]]
     return chunks if begin is None else np.insert(chunks, 0, begin, axis=1)
+
+
+class TokenSource:
+    """Chunks of tokens as a source: items ``{"tokens": int32 (t,)}``."""
+
+    def __init__(self, chunks: Int[np.ndarray, "n t"]) -> None:
+        self._chunks = np.asarray(chunks, np.int32)
+        self.spec = SourceSpec({"tokens": self._chunks.shape[1:]}, {"tokens": np.dtype(np.int32)})
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __getitem__(self, index: int) -> Item:
+        return {"tokens": self._chunks[index]}
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:

@@ -7,171 +7,21 @@ The model and the moments of all its layers are in memory. ``modegpt`` shares th
 nothing was calibrated on; ``table.csv``, ``ratios.png`` and ``result.json`` go to ``--out``.
 """
 
-import csv
-import io
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from absl import flags
-from jaxtyping import Int
 
 from diffax import checks
-from diffax.evaluation import Figure, write_result
-from diffax.evaluation.text import LogitsFn, kl_divergence, perplexity
+from diffax.evaluation import write_result
 from diffax.io.decoder_files import DecoderFiles
-from diffax.io.decoder_writer import pad_decoder
-from diffax.io.files import write_atomically, write_text
-from diffax.models.decoder_lm import DecoderConfig, DecoderLM
-from diffax.types import Params
 from experiments import main
 from experiments.devices import environment
-from experiments.modegpt.allocation import layer_parameters
-from experiments.modegpt.compression import ALLOCATIONS, Gathered, Settings, compress, gather
-from experiments.modegpt.methods import METHODS
 from experiments.modegpt.runner import Runner
-from experiments.modegpt.sensitivity import Trials, allocate
+from experiments.modegpt.tables import DEFAULT, RATIOS, as_figures, settings_of, table, write_table
 from experiments.modegpt.texts import check_context, read_texts
-from experiments.progress import Counted, say
-
-DEFAULT = ("modegpt", "modegpt:uniform", "slicegpt", "svd_llm", "svd", "magnitude", "random")
-RATIOS = (0.1, 0.2, 0.3, 0.4)
-
-
-class Row(NamedTuple):
-    """A method at a ratio: what it removed of the layers' parameters, and what that cost."""
-
-    method: str
-    ratio: float
-    removed: float
-    perplexity: float
-    kl: float
-    agreement: float
-    seconds: float
-
-
-class Logits:
-    """Logits of decoders, through one compiled program for all that pad to the same shapes."""
-
-    def __init__(self, config: DecoderConfig) -> None:
-        self.whole, self._apply = config, jax.jit(DecoderLM(config).apply)
-
-    def __call__(self, config: DecoderConfig, params: Params) -> LogitsFn:
-        if config.layers[0].stream:  # nothing to pad these to
-            apply = jax.jit(DecoderLM(config).apply)
-        else:
-            apply, params = self._apply, pad_decoder(config, params, self.whole)
-        params = jax.device_put(params)
-        return lambda tokens: apply({"params": params}, tokens)
-
-
-def table(
-    runner: Runner,
-    calibration: Int[np.ndarray, "n t"],
-    held_out: Int[np.ndarray, "m t"],
-    names: Sequence[str],
-    ratios: Sequence[float],
-    seed: int = 0,
-) -> list[Row]:
-    """A row for the model as it is ("dense"), then one for each method and ratio."""
-    files, logits = runner.files, Logits(runner.config)
-    dense = logits(files.config, files.params())
-    asked = {name: settings_of(name, seed) for name in names}
-    needs = tuple(sorted({need for each in asked.values() for need in METHODS[each.method].needs}))
-    trials = Trials(runner, calibration)
-    costs: dict[str, list[np.ndarray]] = {}
-
-    def visit(number: int, params: Params, moments: Mapping[str, Any]) -> None:
-        for name, each in asked.items():
-            if each.allocation == "sensitivity":
-                costs.setdefault(name, []).append(trials.measure(number, params, moments, each))
-
-    gathered = gather(runner, calibration, needs, visit)
-    rows = [Row("dense", 0.0, 0.0, perplexity(dense, held_out).value, 0.0, 1.0, 0.0)]
-    show = Counted("models")
-    for name, each in asked.items():
-        for ratio in ratios:
-            known = allocate(files.config, np.stack(costs[name]), ratio) if name in costs else None
-            made = _row(files, gathered, name, each._replace(ratio=ratio), known, logits, dense, held_out)
-            rows.append(made)
-            show(len(rows) - 1, len(asked) * len(ratios))
-    return rows
-
-
-def _row(
-    files: DecoderFiles,
-    gathered: Sequence[Gathered],
-    name: str,
-    settings: Settings,
-    parts: Any,
-    logits: Logits,
-    dense: LogitsFn,
-    held_out: Int[np.ndarray, "m t"],
-) -> Row:
-    begun = time.monotonic()
-    config, params = compress(files, gathered, settings, parts)
-    seconds = time.monotonic() - begun
-    found = logits(config, params)
-    apart = kl_divergence(dense, found, held_out)
-    before, after = (layer_parameters(c, c.layers) for c in (files.config, config))
-    figures = (1 - after / before, perplexity(found, held_out).value, apart.nats, apart.agreement, seconds)
-    return Row(name, settings.ratio, *figures)
-
-
-def settings_of(name: str, seed: int) -> Settings:
-    """Of "METHOD" or "METHOD:ALLOCATION"; baselines share out equally unless told otherwise."""
-    method, _, allocation = name.partition(":")
-    checks.require_one_of("--methods", method, METHODS)
-    allocation = allocation or ("sensitivity" if method == "modegpt" else "uniform")
-    checks.require_one_of(f"--methods: {method}", allocation, ALLOCATIONS)
-    fits = allocation != "sensitivity" or METHODS[method].parts
-    checks.require(fits, "--methods", name, f"{method}:uniform; its layers have no parts to share out over")
-    found = Settings(method, allocation=allocation)
-    return found._replace(options=found.options._replace(seed=seed))
-
-
-def write_table(folder: Path, rows: Sequence[Row]) -> None:
-    """``table.csv`` and ``ratios.png``."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(Row._fields)
-    writer.writerows(rows)
-    write_text(folder / "table.csv", text.getvalue())
-    plot(folder / "ratios.png", rows)
-
-
-def plot(path: Path, rows: Sequence[Row]) -> None:
-    """Perplexity and distance over what was removed, a line for each method."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    for name in dict.fromkeys(row.method for row in rows[1:]):
-        some = [row for row in rows[1:] if row.method == name]
-        x = [100 * row.removed for row in some]
-        axes[0].plot(x, [row.perplexity for row in some], "o-", label=name, markersize=4)
-        axes[1].plot(x, [row.kl for row in some], "o-", label=name, markersize=4)
-    axes[0].axhline(rows[0].perplexity, color="black", linewidth=0.8, linestyle=":", label="dense")
-    axes[0].set(yscale="log", ylabel="perplexity", xlabel="% of the layers' parameters removed")
-    axes[1].set(ylabel="KL to the dense model, nats", xlabel="% of the layers' parameters removed")
-    axes[0].legend(fontsize=8)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110))
-    pyplot.close(figure)
-
-
-def as_figures(rows: Sequence[Row], **about: Any) -> list[Figure]:
-    """Of ``result.json``."""
-    return [
-        Figure(f"{row.method}/{row.ratio:g}/{name}", float(getattr(row, name)), **about)
-        for row in rows
-        for name in ("removed", "perplexity", "kl", "agreement")
-    ]
+from experiments.progress import say
 
 
 def program(argv: Sequence[str]) -> None:
