@@ -84,7 +84,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]
 
 
 class TensorFile:
-    """A safetensors file: ``names`` and ``metadata`` at once, tensors when asked for.
+    """A safetensors file: ``path``, ``names`` and ``metadata`` at once, tensors when asked for.
 
     Raises ValueError for a file that is missing or damaged.
     """
@@ -96,6 +96,7 @@ class TensorFile:
             self._file = library.safe_open(path, framework="np")
         except library.SafetensorError as error:
             raise ValueError(f"path: got {path} ({error}), allowed: a whole safetensors file") from error
+        self.path = Path(path)
         self.names: list[str] = list(self._file.keys())
         self.metadata: dict[str, str] = dict(self._file.metadata() or {})
 
