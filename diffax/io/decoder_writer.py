@@ -133,7 +133,12 @@ def _bytes(shape: tuple[int, ...], dtype: str) -> int:
 
 
 def compact_fields(config: DecoderConfig, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of the compact form, from that of the decoder that it was made of."""
+    """config.json of the compact form, from that of the decoder that it was made of.
+
+    Raises ValueError for OPT with shortcuts that are maps, which its modelling file does not have.
+    """
+    turned = config.family == "opt" and any(layer.stream for layer in config.layers)
+    require(not turned, "layers: stream", config.layers[0].stream, "() in decoders of the family opt")
     name = f"Compact{_STOCK[config.family]}"
     return {
         **fields,

@@ -188,7 +188,7 @@ class DecoderBlock(nn.Module):
         columns: Int[Array, "t"],
         start: Int[Array, "b"],
         past: tuple[Array, Array] | None = None,
-    ) -> tuple[Float[Array, "b t d"], tuple[Array, Array]]:
+    ) -> tuple[Float[Array, "b t e"], tuple[Array, Array]]:
         """The stream after the layer; keys and values of these tokens, or ``past`` with them written in."""
         n = make_norm(self.config, self.dtype, "norm_attention")(h)
         keep(self, "attention_in", n)

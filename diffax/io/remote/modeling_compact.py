@@ -1,10 +1,10 @@
 """Llama and OPT decoders whose layers have widths of their own, for `transformers` with remote code.
 
-Written beside compact checkpoints; needs torch and transformers alone (4.48 or later; OPT: 4.56). What differs from the stock models
-stands in config.json under "layers": ``hidden`` units, numbers of a head's ``keys`` and ``values``, ``ranks``
-of maps that are products of two (``q_proj_in``, then ``q_proj``), widths of the residual ``stream``. Rotary
-pairs that are left (those among the tensors, where ``pairs`` says so) keep their frequencies, and scores the
-scale of the whole head.
+Written beside compact checkpoints; needs torch and transformers alone (4.48 or later, for OPT 4.56). What
+differs from the stock models stands in config.json under "layers": ``hidden`` units, numbers of a head's
+``keys`` and ``values``, ``ranks`` of maps that are products of two (``q_proj_in``, then ``q_proj``), widths
+of the residual ``stream``. Rotary pairs that are left (those among the tensors, where ``pairs`` says so) keep
+their frequencies, and scores the scale of the whole head.
 """
 
 import inspect
