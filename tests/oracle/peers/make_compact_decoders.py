@@ -44,8 +44,8 @@ CASES = {
 }
 
 
-def build(name):
-    """Configuration, parameters and the fields of the stock model's config.json."""
+def build(name, whole=False):
+    """Configuration, parameters and the fields of the stock model's config.json; ``whole``: as that says."""
     from dataclasses import replace
 
     from flax import traverse_util
@@ -55,10 +55,9 @@ def build(name):
     from diffax.models.decoder_lm import Layer
 
     fields = {**STOCK[CASES[name][0]], "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 60}
-    layers = tuple(Layer(*widths) for widths in CASES[name][1])
-    config = replace(parse_config(fields, name), layers=layers).check()
-    if layers[0].stream:
-        config = replace(config, tied=False)
+    config = parse_config(fields, name)
+    layers = config.layers if whole else tuple(Layer(*widths) for widths in CASES[name][1])
+    config = replace(config, layers=layers).check()
 
     def tree(stored):
         found = random_weights({one.name: one.shape for one in stored})
