@@ -61,8 +61,8 @@ def test_padded_logits_are_those_of_transformers(case):
 
 @pytest.mark.parametrize("form", ["compact", "padded"])
 def test_transformers_loads_what_we_write(case, form, tmp_path):
-    """Logits, text with a cache and without, and what it saves in turn."""
-    pytest.importorskip("torch")
+    """Logits, streams, text with a cache and without, and what it saves in turn."""
+    torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
     name, config, params, fields, ours = case
     if config.layers[0].stream and form == "padded":
@@ -72,6 +72,8 @@ def test_transformers_loads_what_we_write(case, form, tmp_path):
     model = peer.load(folder)
     slack = 2e-5 * np.abs(ours).max()
     np.testing.assert_allclose(peer.logits(model, name), ours, rtol=0, atol=slack)
+    streams = model(torch.from_numpy(tokens(name)), output_hidden_states=True).hidden_states
+    assert len(streams) == len(config.layers) + 1
     said = peer.say(model, name)
     np.testing.assert_array_equal(peer.say(model, name, use_cache=False), said)
     np.testing.assert_array_equal(greedy(config, params, name)[:, : said.shape[1]], said)

@@ -134,11 +134,11 @@ class CompactMLP(Maps):
         return self.map("down_proj", self.act(self.map("gate_proj", x)) * self.map("up_proj", x))
 
 
-class CompactLlamaLayer(Maps):
+class CompactLlamaLayer(Maps, LlamaDecoderLayer):
     """One layer of Llama; shortcuts are maps where the stream's width changes."""
 
     def __init__(self, config: Any, number: int) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # of the stock layer only what transformers does with its kind
         about = config.layers[number]
         self.stream = about["stream"]
         before, middle, after = self.stream or (config.hidden_size,) * 3
@@ -167,11 +167,11 @@ class CompactLlamaLayer(Maps):
         return as_stock(LlamaDecoderLayer, (self.map("turn_mlp", h) if self.stream else h) + read)
 
 
-class CompactOPTLayer(Maps):
+class CompactOPTLayer(Maps, OPTDecoderLayer):
     """One layer of OPT, with norms before its parts."""
 
     def __init__(self, config: Any, number: int) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # of the stock layer only what transformers does with its kind
         about = config.layers[number]
         self.self_attn = CompactAttention(config, number, about, OPT)
         self.self_attn_layer_norm = nn.LayerNorm(config.hidden_size)
@@ -195,7 +195,6 @@ class CompactLlamaForCausalLM(LlamaForCausalLM):
 
     config_class = CompactLlamaConfig
     _no_split_modules = ("CompactLlamaLayer",)
-    _can_record_outputs = {"hidden_states": CompactLlamaLayer}  # noqa: RUF012
     _supports_flash_attn = False
     _supports_flex_attn = False
 
@@ -216,7 +215,6 @@ class CompactOPTForCausalLM(OPTForCausalLM):
 
     config_class = CompactOPTConfig
     _no_split_modules = ("CompactOPTLayer",)
-    _can_record_outputs = {"hidden_states": CompactOPTLayer}  # noqa: RUF012
     _supports_flash_attn = False
     _supports_flex_attn = False
 
