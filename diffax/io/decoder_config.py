@@ -47,12 +47,13 @@ def _layer(given: Mapping[str, Any], where: str) -> Layer:
 
 
 def layer_fields(config: DecoderConfig) -> list[dict[str, Any]]:
-    """What layers have, as "layers" lists it."""
+    """What layers have, as "layers" lists it; "pairs": whether theirs stand among the tensors."""
     return [
         {
             "hidden": layer.hidden,
             "keys": layer.keys,
             "values": layer.values,
+            "pairs": bool(layer.pairs),
             "ranks": dict(layer.ranks),
             "stream": list(layer.stream),
         }
@@ -72,7 +73,8 @@ def stock_fields(config: DecoderConfig, hidden: int) -> dict[str, Any]:
     }
     if config.family == "opt":
         more = {"ffn_dim": hidden, "word_embed_proj_dim": config.width}
-        return {"model_type": "opt", **common, **more, "activation_function": config.activation}
+        named = {"model_type": "opt", "architectures": ["OPTForCausalLM"]}
+        return {**named, **common, **more, "activation_function": config.activation}
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],

@@ -15,9 +15,9 @@ from absl import flags
 
 from diffax import checks
 from diffax.evaluation import write_result
-from diffax.io.decoder_files import DecoderFiles
 from experiments import main
 from experiments.devices import environment
+from experiments.modegpt.compression import open_whole
 from experiments.modegpt.runner import Runner
 from experiments.modegpt.tables import DEFAULT, RATIOS, as_figures, settings_of, table, write_table
 from experiments.modegpt.texts import check_context, read_texts
@@ -35,7 +35,7 @@ def program(argv: Sequence[str]) -> None:
     for name in values["methods"]:
         settings_of(name, values["seed"])
     main.start_jax()
-    files = DecoderFiles(values["model"])
+    files = open_whole(values["model"])
     context = check_context(files, values["context"])
     count, seed = values["sequences"], values["seed"]
     texts = read_texts(files, values["calibration"], values["text"], context, count, seed)

@@ -27,7 +27,7 @@ from diffax.io.decoder_files import DecoderFiles
 from experiments import main
 from experiments.devices import environment
 from experiments.modegpt.allocation import layer_parameters
-from experiments.modegpt.compression import ALLOCATIONS, Settings
+from experiments.modegpt.compression import ALLOCATIONS, Settings, open_whole
 from experiments.modegpt.method import Options
 from experiments.modegpt.methods import METHODS
 from experiments.modegpt.runner import Runner
@@ -45,7 +45,7 @@ def program(argv: Sequence[str]) -> None:
     settings, out = settings_of(values), Path(values["out"] or "")
     check_paths(values)
     main.start_jax()
-    files = DecoderFiles(values["model"])
+    files = open_whole(values["model"])
     runner = Runner(files, values["batch"], DTYPES[values["dtype"]])
     context = check_context(files, values["context"])
     texts = read_texts(

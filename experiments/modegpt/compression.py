@@ -61,6 +61,16 @@ class Settings(NamedTuple):
 Visit = Callable[[int, Params, Mapping[str, Moments]], None]
 
 
+def open_whole(folder: str) -> DecoderFiles:
+    """A checkpoint to compress; ValueError for one that is compressed already."""
+    files = DecoderFiles(folder)
+    config = files.config
+    first = Layer(config.layers[0].hidden, config.head_size, config.head_size)
+    whole = all(layer == first for layer in config.layers)
+    require(whole, "--model", folder, "a checkpoint whose layers are whole; this one is compressed already")
+    return files
+
+
 class Gathered(NamedTuple):
     """What one layer shows on calibration text."""
 

@@ -1,71 +1,84 @@
-"""Compact checkpoints mean the same here and in transformers, on numbers that it produced (see peers/)."""
+"""Checkpoints that we write give the same numbers in transformers: stored, and live where it is there."""
 
 import json
 from functools import partial
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle.peers.make_compact_decoders import CASES, REMOTE, weights_of
+from oracle.peers import make_compact_decoders as peer
 from oracle.peers.make_transformers_decoders import tokens
 
-from diffax.io import write_json
+from diffax.io.decoder_config import parse_config
 from diffax.io.decoder_files import read_decoder
-from diffax.io.decoder_writer import write_decoder
-from diffax.io.weights import read_tensors, write_tensors
+from diffax.io.decoder_writer import pad_decoder, write_decoder
 from diffax.models.decoder_lm import DecoderLM
 from diffax.models.generation import generate
 
-PEER = np.load(Path(__file__).parent / "peers" / "compact_decoders.npz")
-SHAPES = json.loads(str(PEER["meta"]))["shapes"]
+STORED = np.load(peer.STORED)
 
 
-def weights(name):
-    return weights_of(name, {one: tuple(shape) for one, shape in SHAPES[name].items()})
+@pytest.fixture(scope="module", params=peer.CASES)
+def case(request):
+    """Its name, configuration, parameters, the fields of its config.json, and our logits."""
+    config, params, fields = peer.build(request.param)
+    ours = jax.jit(DecoderLM(config).apply)({"params": params}, tokens(request.param))
+    return request.param, config, params, fields, np.asarray(ours)
 
 
-@pytest.fixture(scope="module", params=CASES)
-def stored(request, tmp_path_factory):
-    """A case and its checkpoint."""
-    folder = tmp_path_factory.mktemp("compact")
-    write_json(folder / "config.json", CASES[request.param])
-    write_tensors(folder / "model.safetensors", weights(request.param), {"format": "pt"})
-    return request.param, folder
-
-
-def test_logits_are_those_of_transformers(stored):
-    name, folder = stored
-    config, params = read_decoder(folder)
-    ours = jax.jit(DecoderLM(config).apply)({"params": params}, jnp.asarray(tokens(name)))[:, ::3]
-    for theirs in (PEER[name], PEER[f"{name}/padded"]):  # the latter behind tokens that are none
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
-
-
-def test_greedy_text_is_that_of_transformers_with_and_without_a_cache(stored):
-    name, folder = stored
-    config, params = read_decoder(folder)
-    said = jax.jit(partial(generate, DecoderLM(config), steps=16, end=60))(
-        params, prompt=jnp.asarray(tokens(name)[:, :10])
+def greedy(config, params, name):
+    """Our text, as transformers ends it: padding after the end."""
+    said = np.asarray(
+        jax.jit(partial(generate, DecoderLM(config), steps=16, end=60))(params, prompt=tokens(name)[:, :10])
     )
-    for kind in ("greedy", "greedy_uncached"):
-        for ours, theirs in zip(np.asarray(said), PEER[f"{name}/{kind}"], strict=True):
-            length = int(np.argmax(theirs == 60)) + 1 if (theirs == 60).any() else len(theirs)
-            np.testing.assert_array_equal(ours[:length], theirs[:length])
+    ended = np.cumsum(said == 60, axis=1) - (said == 60) > 0
+    return np.where(ended, 1, said)
 
 
-def test_what_is_written_is_what_transformers_read(stored, tmp_path):
-    """Names, shapes and bytes of all tensors, the fields of config.json, and the file that runs them."""
-    name, folder = stored
-    config, params = read_decoder(folder)
-    stock = {k: v for k, v in CASES[name].items() if k not in ("auto_map", "layers", "architectures")}
-    stock["model_type"] = config.family
-    write_decoder(tmp_path / "out", config, params, stock)
-    ours, theirs = read_tensors(tmp_path / "out" / "model.safetensors")[0], weights(name)
-    assert ours.keys() == theirs.keys()
-    for one, value in theirs.items():
-        assert ours[one].dtype == value.dtype
-        np.testing.assert_array_equal(ours[one], value, err_msg=one)
-    assert json.loads((tmp_path / "out" / "config.json").read_text()) == CASES[name]
-    assert (tmp_path / "out" / REMOTE.name).read_bytes() == REMOTE.read_bytes()
+def test_numbers_are_of_this_modelling_file():
+    """Else run peers/make_compact_decoders.py again."""
+    assert json.loads(str(STORED["meta"]))["digest"] == peer.digest()
+
+
+def test_compact_logits_and_text_are_those_of_transformers(case):
+    name, config, params, _, ours = case
+    np.testing.assert_allclose(ours[:, ::3], STORED[name], rtol=0, atol=2e-5 * np.abs(ours).max())
+    theirs = STORED[f"{name}/greedy"]
+    np.testing.assert_array_equal(greedy(config, params, name)[:, : theirs.shape[1]], theirs)
+
+
+def test_padded_logits_are_those_of_transformers(case):
+    """The padded form is a whole model, for which test_decoder_peers holds."""
+    name, config, params, fields, ours = case
+    whole = parse_config(fields, name)
+    if config.layers[0].stream:
+        with pytest.raises(ValueError, match="form: got 'padded', allowed: compact"):
+            pad_decoder(config, params, whole)
+        return
+    found = jax.jit(DecoderLM(whole).apply)({"params": pad_decoder(config, params, whole)}, tokens(name))
+    np.testing.assert_allclose(found, ours, rtol=0, atol=1e-5 * np.abs(ours).max())
+
+
+@pytest.mark.parametrize("form", ["compact", "padded"])
+def test_transformers_loads_what_we_write(case, form, tmp_path):
+    """Logits, streams, text with a cache and without, and what it saves in turn."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    name, config, params, fields, ours = case
+    if config.layers[0].stream and form == "padded":
+        pytest.skip("no padded form")
+    folder = tmp_path / name
+    write_decoder(folder, config, params, fields, form)
+    model = peer.load(folder)
+    slack = 2e-5 * np.abs(ours).max()
+    np.testing.assert_allclose(peer.logits(model, name), ours, rtol=0, atol=slack)
+    streams = model(torch.from_numpy(tokens(name)), output_hidden_states=True).hidden_states
+    assert len(streams) == len(config.layers) + 1
+    said = peer.say(model, name)
+    np.testing.assert_array_equal(peer.say(model, name, use_cache=False), said)
+    np.testing.assert_array_equal(greedy(config, params, name)[:, : said.shape[1]], said)
+    again = tmp_path / "again"
+    model.save_pretrained(again)
+    _, found = read_decoder(again)
+    jax.tree.map(np.testing.assert_array_equal, found, read_decoder(folder)[1])
+    np.testing.assert_allclose(peer.logits(peer.load(again), name), ours, rtol=0, atol=slack)

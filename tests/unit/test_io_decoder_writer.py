@@ -1,205 +1,189 @@
-"""Written decoders: compact ones come back as they were, padded ones give the same logits from any shape."""
+"""Checkpoints of decoders whose layers differ: read back as they were, or padded to whole ones."""
 
+import ast
 import json
 from dataclasses import replace
-from functools import cache
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from oracle.peers.make_compact_decoders import CASES, REMOTE, build
+from oracle.peers.make_transformers_decoders import tokens
 
-from diffax.io import decoder_writer
-from diffax.io.decoder_config import stock_fields
-from diffax.io.decoder_files import DecoderFiles, read_decoder
-from diffax.io.decoder_writer import pad_decoder, write_decoder
-from diffax.io.weights import read_tensors, write_tensors
-from diffax.models.decoder_lm import DecoderConfig, DecoderLM, Layer, Rope, uniform_layers
-
-WHOLE = DecoderConfig(
-    vocabulary=29,
-    width=16,
-    heads=4,
-    kv_heads=2,
-    head_size=8,
-    layers=uniform_layers(2, 20, 8),
-    positions=32,
-    norm_epsilon=1e-6,
-    rope=Rope(100.0, "llama3", 8.0, 1.0, 4.0, 16),
+from diffax.io.decoder_config import parse_config, read_fields
+from diffax.io.decoder_files import INDEX, read_decoder
+from diffax.io.decoder_writer import (
+    end_tensors,
+    layer_tensors,
+    pad_decoder,
+    pad_layer,
+    whole_config,
+    write_about,
+    write_decoder,
 )
-OPT = DecoderConfig(29, 16, 2, 2, 8, uniform_layers(2, 20, 8), 32, "opt", "relu", bias=True, tied=True)
-PAIRS = ((3, 0, 2), (1, 2, 3))  # any order
+from diffax.io.weights import read_tensors, write_tensors
+from diffax.models.decoder_lm import DecoderLM, Layer
+
+PADDABLE = [name for name in CASES if name != "stream"]
 
 
-def with_layers(whole, *layers, **changes):
-    return replace(whole, layers=layers, **changes)
-
-
-CASES = {
-    "pairs": with_layers(WHOLE, Layer(13, 6, 5, PAIRS), Layer(20, 2, 8, ((1,), (3,)))),
-    "tied": with_layers(WHOLE, Layer(20, 8, 3), Layer(1, 8, 1), tied=True),
-    "ranks": with_layers(
-        WHOLE, Layer(20, 8, 8, (), (("query", 3), ("out", 5), ("down", 7))), Layer(12, 6, 4, PAIRS)
-    ),
-    "ranks_of_biased": with_layers(OPT, Layer(9, 5, 3, (), (("query", 3), ("up", 2))), Layer(20, 8, 8)),
-    "stream": with_layers(
-        WHOLE, Layer(20, 8, 8, (), (), (10, 12, 14)), Layer(11, 6, 4, PAIRS, (), (14, 9, 11))
-    ),
-}
-NARROW = [name for name in CASES if name != "stream"]
-
-
-def random_params(config, dtype=np.float32):
-    """None of them 0, so that zeros are those put back."""
-    random = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: (0.4 * random.normal(size=leaf.shape) + 0.01).astype(dtype), shapes_of(config)
-    )
-
-
-@cache
-def shapes_of(config):
-    tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
-    return jax.eval_shape(DecoderLM(config).init, jax.random.key(0), tokens)["params"]
-
-
-def fields_of(config):
-    return stock_fields(config, 20)
-
-
-def logits(config, params):
-    tokens = jnp.asarray(np.random.default_rng(1).integers(0, 29, (2, 12)))
-    return np.asarray(jax.jit(DecoderLM(config).apply)({"params": params}, tokens))
+def bits(tree):
+    return jax.tree.map(lambda leaf: (leaf.dtype.name, leaf.shape, leaf.tobytes()), tree)
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-def test_compact_checkpoints_come_back_to_the_byte(name, dtype, tmp_path):
-    config = CASES[name]
-    params = random_params(config, dtype)
-    write_decoder(tmp_path / "out", config, params, fields_of(config))
-    again, found = read_decoder(tmp_path / "out")
-    assert again == config
-    assert jax.tree.structure(found) == jax.tree.structure(params)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
-        assert ours.dtype == theirs.dtype
-        assert ours.tobytes() == theirs.tobytes()
-    assert DecoderFiles(tmp_path / "out").parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+def test_compact_checkpoints_are_read_back_bit_by_bit(tmp_path, name):
+    config, params, fields = build(name)
+    for number, given in enumerate((fields, None)):
+        write_decoder(tmp_path / str(number), config, params, given)
+        same, found = read_decoder(tmp_path / str(number))
+        assert same == config
+        assert bits(found) == bits(params)
+        assert not (tmp_path / str(number) / INDEX).exists()
 
 
-@pytest.mark.parametrize("name", NARROW)
-def test_padded_checkpoints_are_stock_ones_with_the_same_logits(name, tmp_path):
-    config = CASES[name]
-    params, whole = random_params(config), OPT if config.family == "opt" else WHOLE
-    whole = replace(whole, tied=config.tied)
-    write_decoder(tmp_path / "out", config, params, fields_of(config), "padded", whole)
-    assert json.loads((tmp_path / "out" / "config.json").read_text()) == fields_of(config)
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
-    again, found = read_decoder(tmp_path / "out")
-    assert again == whole
-    expected = logits(config, params)
-    np.testing.assert_allclose(logits(again, found), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+@pytest.mark.parametrize("name", ["grouped", "one_head_tied_linear", "opt"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_whole_layers_are_the_source_bit_by_bit(tmp_path, name, dtype):
+    config, params, fields = build(name, whole=True)
+    params = jax.tree.map(lambda p: p.astype(dtype), params)
+    write_decoder(tmp_path / "source", config, params, fields, "padded")
+    assert read_fields(tmp_path / "source") == fields
+    content = read_decoder(tmp_path / "source")
+    assert content[0] == config
+    for form in ("compact", "padded"):
+        write_decoder(tmp_path / form, *content, fields, form)
+        names = (tmp_path / where / "model.safetensors" for where in ("source", form))
+        first, second = (read_tensors(path)[0] for path in names)
+        assert bits(first) == bits(second)
 
 
-def test_zeros_stand_where_pairs_values_and_units_went():
-    config = CASES["pairs"]
-    found = pad_decoder(config, random_params(config), WHOLE)["layers_0"]
-    keys = found["key"]["kernel"].reshape(16, 2, 2, 4)  # head, half, pair
-    gone = ~np.all(keys != 0, axis=(0, 2))
-    np.testing.assert_array_equal(gone, [[False, True, False, False], [True, False, False, False]])
-    queries = found["query"]["kernel"].reshape(16, 2, 2, 2, 4)  # group, head of it
-    np.testing.assert_array_equal(~np.any(queries != 0, axis=(0, 2, 3)), gone)
-    values = found["value"]["kernel"].reshape(16, 2, 8)
-    np.testing.assert_array_equal(np.any(values != 0, axis=(0, 1)), np.arange(8) < 5)
-    read = found["out"]["kernel"].reshape(4, 8, 16)
-    np.testing.assert_array_equal(np.any(read != 0, axis=(0, 2)), np.arange(8) < 5)
-    np.testing.assert_array_equal(np.any(found["down"]["kernel"] != 0, axis=1), np.arange(20) < 13)
+@pytest.mark.parametrize("name", PADDABLE)
+def test_a_compact_checkpoint_becomes_a_padded_one(tmp_path, name):
+    """Read from its folder alone; with the shapes and the config.json of the stock model."""
+    config, params, fields = build(name)
+    compact, padded = tmp_path / "compact", tmp_path / "padded"
+    write_decoder(compact, config, params, fields)
+    write_decoder(padded, *read_decoder(compact), read_fields(compact), "padded")
+    stock = "OPTForCausalLM" if config.family == "opt" else "LlamaForCausalLM"
+    assert read_fields(padded) == {**fields, "architectures": [stock]}
+    assert not (padded / REMOTE.name).exists()
+    whole, found = read_decoder(padded)
+    assert whole == parse_config(fields, name)
+    expected = jax.jit(DecoderLM(config).apply)({"params": params}, tokens(name))
+    logits = jax.jit(DecoderLM(whole).apply)({"params": found}, tokens(name))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def test_a_narrow_stream_cannot_be_padded_and_leaves_nothing(tmp_path):
-    config = CASES["stream"]
-    with pytest.raises(ValueError, match="form: got 'padded', allowed: compact, for layers whose residual"):
-        write_decoder(tmp_path / "out", config, random_params(config), fields_of(config), "padded", WHOLE)
-    with pytest.raises(ValueError, match="form: got 'sparse'"):
-        write_decoder(tmp_path / "out", config, random_params(config), fields_of(config), "sparse")
-    assert not list(tmp_path.iterdir())
+def test_pairs_and_values_stand_at_their_places():
+    """By hand: 4 heads of queries over 2 of keys, 4 pairs, of which (0, 2) and (3, 1) are left."""
+    config, params, fields = build("grouped")
+    made, whole = params["layers_0"], parse_config(fields, "whole")
+    found = pad_layer(config, config.layers[0], made, whole.layers[0])[1]
+    places = {"key": ([0, 2, 4, 6], [3, 1, 7, 5]), "query": ([0, 2, 4, 6],) * 2 + ([3, 1, 7, 5],) * 2}
+    for name, heads in places.items():
+        kernel = found[name]["kernel"].reshape(32, -1, 8)
+        short = made[name]["kernel"].reshape(32, -1, 4)
+        for head, some in enumerate(heads):
+            np.testing.assert_array_equal(kernel[:, head, some], short[:, head])
+            assert not np.delete(kernel[:, head], some, axis=1).any()
+    out = found["out"]["kernel"].reshape(4, 8, 32)
+    np.testing.assert_array_equal(out[:, :5], made["out"]["kernel"].reshape(4, 5, 32))
+    assert not out[:, 5:].any()
+    assert not found["value"]["kernel"].reshape(32, 2, 8)[:, :, 5:].any()
 
 
-def test_what_goes_wrong_half_way_leaves_nothing(tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError("no space left")
-
-    config = CASES["pairs"]
-    monkeypatch.setattr(decoder_writer, "write_about", fail)
-    with pytest.raises(OSError, match="no space"):
-        write_decoder(tmp_path / "out", config, random_params(config), fields_of(config))
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_with_files_in_it_is_not_replaced(tmp_path):
-    config, out = CASES["tied"], tmp_path / "out"
-    out.mkdir()
-    (out / "notes.txt").write_text("mine")
-    with pytest.raises(OSError, match="not empty"):
-        write_decoder(out, config, random_params(config), fields_of(config))
-    assert [file.name for file in tmp_path.rglob("*")] == ["out", "notes.txt"]
+def test_products_are_multiplied_in_double():
+    config, params, fields = build("products")
+    found = pad_decoder(config, params, parse_config(fields, "whole"))["layers_0"]
+    for name in ("query", "down"):
+        first, second = (params["layers_0"][part]["kernel"] for part in (f"{name}_in", name))
+        exact = first.astype(np.float64) @ second.astype(np.float64)
+        np.testing.assert_array_equal(found[name]["kernel"], exact.astype(np.float32))
+    assert set(found) == set(params["layers_1"]) - {"down_in", "query_in"}
 
 
-def test_tokenizers_go_along(tmp_path):
-    config, beside = CASES["pairs"], tmp_path / "beside"
-    beside.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "merges.txt", "pytorch_model.bin"):
-        (beside / name).write_text(name)
-    write_decoder(tmp_path / "out", config, random_params(config), fields_of(config), beside=beside)
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        "config.json", "model.safetensors", "modeling_compact.py",
-        "tokenizer.json", "tokenizer_config.json", "merges.txt",
-    }  # fmt: skip
+def test_weights_of_another_type(tmp_path):
+    config, params, fields = build("grouped")
+    for key in ("dtype", "torch_dtype"):
+        write_decoder(tmp_path / key, config, params, {**fields, key: "float32"}, dtype="bfloat16")
+        assert read_fields(tmp_path / key)[key] == "bfloat16"
+        same, found = read_decoder(tmp_path / key)
+        assert same == config  # pairs stay integers
+        assert bits(found) == bits(jax.tree.map(lambda p: p.astype(ml_dtypes.bfloat16), params))
+    with pytest.raises(ValueError, match="dtype: got 'int8', allowed: one of bfloat16"):
+        write_decoder(tmp_path / "other", config, params, fields, dtype="int8")
 
 
-def test_pairs_are_integers_beside_the_weights(tmp_path):
-    config = CASES["pairs"]
-    write_decoder(tmp_path / "out", config, random_params(config), fields_of(config))
-    tensors, metadata = read_tensors(tmp_path / "out" / "model.safetensors")
-    np.testing.assert_array_equal(tensors["model.layers.0.self_attn.rotary_pairs"], PAIRS)
-    assert tensors["model.layers.0.self_attn.rotary_pairs"].dtype == np.int32
-    assert metadata == {"format": "pt"}
+def test_what_makes_it_usable_is_beside_it(tmp_path):
+    config, params, fields = build("grouped")
+    (tmp_path / "source").mkdir()
+    for name in ("tokenizer.json", "generation_config.json", "notes.txt"):
+        (tmp_path / "source" / name).write_text(name)
+    write_decoder(tmp_path / "out", config, params, fields, beside=tmp_path / "source")
+    names = {"tokenizer.json", "generation_config.json", "config.json", "model.safetensors", REMOTE.name}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert (tmp_path / "out" / "tokenizer.json").read_text() == "tokenizer.json"
+    assert (tmp_path / "out" / REMOTE.name).read_bytes() == REMOTE.read_bytes()
+    about = read_fields(tmp_path / "out")
+    assert about["model_type"] == "compact_llama"
+    assert about["auto_map"]["AutoModelForCausalLM"] == "modeling_compact.CompactLlamaForCausalLM"
 
 
-@pytest.mark.parametrize(
-    ("pairs", "layers", "message"),
-    [
-        (None, {}, r"layers\[0\]\.pairs: got \(\), allowed: 3 different pairs of each head"),
-        ([[0, 1, 4], [0, 1, 2]], {}, r"layers\[0\]\.pairs"),
-        ([[0, 1, 1], [0, 1, 2]], {}, r"layers\[0\]\.pairs"),
-        ([[0, 1, 2]], {}, r"layers\[0\]\.pairs"),
-        (PAIRS, {"keys": 5}, r"layers\[0\]\.keys: got 5, allowed: an even number up to 8"),
-        (PAIRS, {"hidden": 0}, "layers: hidden: got 0, allowed: an integer >= 1"),
-        (PAIRS, {"ranks": {"gait": 2}}, r"layers\[0\]\.ranks: got 'gait'"),
-        (PAIRS, {"stream": [4, 4]}, r"layers\[0\]\.stream"),
-    ],
-)
-def test_compact_checkpoints_that_make_no_sense(pairs, layers, message, tmp_path):
-    config, out = CASES["pairs"], tmp_path / "out"
-    write_decoder(out, config, random_params(config), fields_of(config))
-    tensors = read_tensors(out / "model.safetensors")[0]
-    name = "model.layers.0.self_attn.rotary_pairs"
-    del tensors[name]
-    more = {} if pairs is None else {name: np.array(pairs, np.int32)}
-    write_tensors(out / "model.safetensors", {**tensors, **more})
-    fields = json.loads((out / "config.json").read_text())
-    fields["layers"][0] |= layers
-    (out / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(ValueError, match=message):
-        read_decoder(out)
+@pytest.mark.parametrize("form", ["compact", "padded"])
+def test_layer_by_layer_is_the_same(tmp_path, form):
+    """One file a layer and one for the ends, joined by an index."""
+    config, params, fields = build("grouped")
+    whole, folder = parse_config(fields, "whole"), tmp_path / "several"
+    folder.mkdir()
+    for number in range(2):
+        made = layer_tensors(config, number, params[f"layers_{number}"], form, whole)
+        write_tensors(folder / f"model-{number + 1:05}-of-00003.safetensors", made)
+    write_tensors(folder / "model-00003-of-00003.safetensors", end_tensors(config, params))
+    write_about(folder, config, fields, form)
+    write_decoder(tmp_path / "one", config, params, fields, form)
+    several, one = read_decoder(folder), read_decoder(tmp_path / "one")
+    assert several[0] == one[0]
+    assert bits(several[1]) == bits(one[1])
+    index = json.loads((folder / INDEX).read_text())
+    tensors = read_tensors(tmp_path / "one" / "model.safetensors")[0]
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in tensors.values())
+    assert index["weight_map"].keys() == tensors.keys()
 
 
-def test_a_turned_head_of_a_tied_model_is_its_own(tmp_path):
-    """The fields are those of the model that it was made of."""
-    config = CASES["stream"]
-    params = random_params(config)
-    write_decoder(tmp_path / "out", config, params, fields_of(replace(config, tied=True)))
-    again, found = read_decoder(tmp_path / "out")
-    assert not again.tied
-    np.testing.assert_array_equal(found["head"], params["head"])
+def test_what_has_no_padded_form_is_refused_and_leaves_nothing(tmp_path):
+    config, params, fields = build("grouped")
+    turned = build("stream")[:2]
+    for message, decoder, changes, options in (
+        ("form: got 'zip', allowed: one of compact, padded", (config, params), {}, {"form": "zip"}),
+        ("form: got 'padded', allowed: compact", turned, {}, {}),
+        ("hidden: got 20, allowed: up to 19", (config, params), {"intermediate_size": 19}, {}),
+        ("whole: got .*allowed: layers with all pairs", (config, params), {}, {"whole": config}),
+        ("whole: number of layers: got 3", (config, params), {"num_hidden_layers": 3}, {}),
+        ("whole: tied: got True, allowed: False", (config, params), {"tie_word_embeddings": True}, {}),
+        ("fields: intermediate_size: got 0", (config, params), {"intermediate_size": 0}, {}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_decoder(tmp_path / "out", *decoder, fields | changes, **{"form": "padded", **options})
+        assert list(tmp_path.iterdir()) == []
+    whole = whole_config(fields, "whole").layers[0]
+    with pytest.raises(ValueError, match=r"values: got 9, allowed: up to 8"):
+        pad_layer(config, Layer(20, 4, 9), params["layers_0"], whole)
+
+
+def test_a_stream_that_narrows_is_llamas_alone(tmp_path):
+    """The modelling file has no such layers of OPT."""
+    config, _, fields = build("opt")
+    layers = tuple(layer._replace(stream=(32, 32, 32)) for layer in config.layers)
+    with pytest.raises(ValueError, match=r"layers: stream: got \(32, 32, 32\), allowed: \(\) in decoders"):
+        write_about(tmp_path, replace(config, layers=layers), fields, "compact")
+
+
+def test_the_modelling_file_stands_alone():
+    """It goes to users who have no diffax, and with the package."""
+    nodes = list(ast.walk(ast.parse(REMOTE.read_text())))
+    found = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    found |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in found} == {"inspect", "typing", "torch", "transformers"}
+    assert "io/remote/*.py" in (REMOTE.parents[3] / "setup.cfg").read_text()

@@ -1,11 +1,13 @@
 """Llama and OPT decoders whose layers have widths of their own, for `transformers` with remote code.
 
-Written beside compact checkpoints; needs torch and transformers alone. What differs from the stock models
-stands in config.json under "layers": ``hidden`` units, numbers of a head's ``keys`` and ``values``, ``ranks``
-of maps that are products of two (``q_proj_in``, then ``q_proj``), widths of the residual ``stream``. Rotary
-pairs that are left keep their frequencies, and scores the scale of the whole head.
+Written beside compact checkpoints; needs torch and transformers alone (4.48 or later, for OPT 4.56). What
+differs from the stock models stands in config.json under "layers": ``hidden`` units, numbers of a head's
+``keys`` and ``values``, ``ranks`` of maps that are products of two (``q_proj_in``, then ``q_proj``), widths
+of the residual ``stream``. Rotary pairs that are left (those among the tensors, where ``pairs`` says so) keep
+their frequencies, and scores the scale of the whole head.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -13,7 +15,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 from transformers.activations import ACT2FN
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
+from transformers.models.opt.modeling_opt import OPTDecoderLayer
 
 LLAMA = {
     "query": "q_proj",
@@ -62,6 +65,11 @@ class Maps(nn.Module):
         return self._modules[name](first(x) if first is not None else x)
 
 
+def as_stock(stock: type[nn.Module], h: torch.Tensor) -> Any:
+    """What a layer returns: before version 5, where it may add its attention, a tuple."""
+    return (h,) if "output_attentions" in inspect.signature(stock.forward).parameters else h
+
+
 class CompactAttention(Maps):
     """Causal attention whose heads have fewer numbers of keys, at the places that are left, and of values."""
 
@@ -78,7 +86,7 @@ class CompactAttention(Maps):
         self.add(names["key"], before, self.groups * keys, bias, rank("key"))
         self.add(names["value"], before, self.groups * values, bias, rank("value"))
         self.add(names["out"], self.heads * values, middle, bias, rank("out"))
-        if names is LLAMA and keys < whole:
+        if about["pairs"]:
             self.register_buffer("rotary_pairs", torch.zeros(self.groups, keys // 2, dtype=torch.int32))
 
     def forward(self, x: torch.Tensor, mask: Any, rotation: Any, cache: Any) -> torch.Tensor:
@@ -126,11 +134,11 @@ class CompactMLP(Maps):
         return self.map("down_proj", self.act(self.map("gate_proj", x)) * self.map("up_proj", x))
 
 
-class CompactLlamaLayer(Maps):
+class CompactLlamaLayer(Maps, LlamaDecoderLayer):
     """One layer of Llama; shortcuts are maps where the stream's width changes."""
 
     def __init__(self, config: Any, number: int) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # of the stock layer only what transformers does with its kind
         about = config.layers[number]
         self.stream = about["stream"]
         before, middle, after = self.stream or (config.hidden_size,) * 3
@@ -148,21 +156,22 @@ class CompactLlamaLayer(Maps):
         attention_mask: Any = None,
         position_embeddings: Any = None,
         past_key_values: Any = None,
+        past_key_value: Any = None,  # its name before version 4.56
         **_: Any,
-    ) -> torch.Tensor:
+    ) -> Any:
         """The stream after the layer."""
-        h = hidden_states
-        mixed = self.self_attn(self.input_layernorm(h), attention_mask, position_embeddings, past_key_values)
+        h, cache = hidden_states, past_key_value if past_key_values is None else past_key_values
+        mixed = self.self_attn(self.input_layernorm(h), attention_mask, position_embeddings, cache)
         h = (self.map("turn_attention", h) if self.stream else h) + mixed
         read = self.mlp(self.post_attention_layernorm(h))
-        return (self.map("turn_mlp", h) if self.stream else h) + read
+        return as_stock(LlamaDecoderLayer, (self.map("turn_mlp", h) if self.stream else h) + read)
 
 
-class CompactOPTLayer(Maps):
+class CompactOPTLayer(Maps, OPTDecoderLayer):
     """One layer of OPT, with norms before its parts."""
 
     def __init__(self, config: Any, number: int) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # of the stock layer only what transformers does with its kind
         about = config.layers[number]
         self.self_attn = CompactAttention(config, number, about, OPT)
         self.self_attn_layer_norm = nn.LayerNorm(config.hidden_size)
@@ -173,11 +182,12 @@ class CompactOPTLayer(Maps):
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: Any = None, past_key_values: Any = None, **_: Any
-    ) -> torch.Tensor:
+    ) -> Any:
         """The stream after the layer."""
         h = hidden_states
         h = h + self.self_attn(self.self_attn_layer_norm(h), attention_mask, None, past_key_values)
-        return h + self.map("fc2", self.act(self.map("fc1", self.final_layer_norm(h))))
+        h = h + self.map("fc2", self.act(self.map("fc1", self.final_layer_norm(h))))
+        return as_stock(OPTDecoderLayer, h)
 
 
 class CompactLlamaForCausalLM(LlamaForCausalLM):
@@ -185,7 +195,6 @@ class CompactLlamaForCausalLM(LlamaForCausalLM):
 
     config_class = CompactLlamaConfig
     _no_split_modules = ("CompactLlamaLayer",)
-    _can_record_outputs = {"hidden_states": CompactLlamaLayer}  # noqa: RUF012
     _supports_flash_attn = False
     _supports_flex_attn = False
 
@@ -206,7 +215,6 @@ class CompactOPTForCausalLM(OPTForCausalLM):
 
     config_class = CompactOPTConfig
     _no_split_modules = ("CompactOPTLayer",)
-    _can_record_outputs = {"hidden_states": CompactOPTLayer}  # noqa: RUF012
     _supports_flash_attn = False
     _supports_flex_attn = False
 
