@@ -68,6 +68,7 @@ class TestIsolation:
             assert same(before.nets[name].params, after.nets[name].params) == (name != moving), name
         assert same(before.frozen, after.frozen)
 
+    @pytest.mark.slow
     def test_updates_are_counted(self, start):
         adam = dict.fromkeys(RATES, optax.adam(1e-3))
         _, after, _ = step(start, adam, critic_steps=5)

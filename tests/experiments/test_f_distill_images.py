@@ -40,12 +40,14 @@ def picture(path):
         return np.asarray(image.convert("L"))
 
 
+@pytest.mark.slow
 def test_one_command_trains_the_teacher_and_the_student(run):
     assert read_config(run / "teacher").experiment == "medical_survey"
     assert set(digests(run / "teacher")) == {10, 20}
     assert set(digests(run)) == {10, 20}
 
 
+@pytest.mark.slow
 def test_the_figures(run):
     result = json.loads((run / "result.json").read_text())
     assert result["notes"]["divergence"] == "jensen_shannon"
@@ -61,6 +63,7 @@ def test_the_figures(run):
     assert figures["frechet"]["split"] == "test"
 
 
+@pytest.mark.slow
 def test_the_pictures(run):
     for name in ("samples-sheet", "teacher", "teacher-student", "weights", "pareto"):
         assert len(np.unique(picture(run / f"{name}.png"))) > 10, name
@@ -152,6 +155,7 @@ def test_the_exported_student_is_the_student(run):
         ("f_distill.compare", {"workdirs": "RUN/teacher", "out": "x.png"}, "runs of f_distill"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes_end_with_one_line(run, tmp_path, module, flags, said):
     flags = {name: str(value).replace("RUN", str(run)) for name, value in flags.items()}
     for name in ("out", "workdir"):

@@ -160,6 +160,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_broken_run_ends_in_the_same_bits(folder, tmp_path):
     """From its first checkpoint on, in another folder; another seed ends elsewhere."""
     for name in ("config.json", "metrics.jsonl"):

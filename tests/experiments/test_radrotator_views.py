@@ -96,6 +96,7 @@ def test_a_flat_patient_is_turned_as_a_flat_picture():
     assert np.abs(middle(-30.0) - true).max() > 0.5
 
 
+@pytest.mark.slow
 def test_figures_of_the_truth_and_of_the_input():
     made = config(arm__size=32, eval__retrieval_n=3)
     held = evaluation.held_out_views(made, 3)

@@ -78,6 +78,7 @@ def arguments(b):
     return jnp.arange(b, dtype=jnp.uint32), jnp.arange(b, dtype=jnp.int32) - 1, jnp.float32(2.0)
 
 
+@pytest.mark.slow
 def test_a_process_that_imports_only_jax_draws_the_same_samples(samplers, exported):
     command = [sys.executable, "-c", ONLY_JAX, str(exported)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=exported)

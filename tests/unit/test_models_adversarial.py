@@ -82,6 +82,7 @@ class TestStyledNCSNpp:
     def variables(self):
         return jax.jit(self.model.init)(jax.random.key(0), self.x, self.t, {"z": self.z})
 
+    @pytest.mark.slow
     def test_silent_at_first_then_the_latent_speaks(self):
         variables = self.variables()
         apply = jax.jit(lambda variables, z: self.model.apply(variables, self.x, self.t, {"z": z}))
