@@ -1,0 +1,68 @@
+"""A decoder from training to the table of methods, and a compressed one trained further."""
+
+import json
+
+import numpy as np
+import pytest
+from launching import launch
+
+from diffax.io.decoder_files import read_decoder
+
+CONFIG = "configs/modegpt/embedded.py:smoke"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained and measured decoder."""
+    workdir = tmp_path_factory.mktemp("modegpt") / "run"
+    for mode in ("train", "eval"):
+        done = launch(config=CONFIG, workdir=workdir, mode=mode)
+        assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_the_table_has_every_method_and_the_checkpoint_reads(run):
+    figures = {f["name"]: f["value"] for f in json.loads((run / "result.json").read_text())["figures"]}
+    rows = (run / "table.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["dense", "modegpt", "svd"]
+    assert figures["perplexity"] == pytest.approx(figures["dense/0/perplexity"], rel=1e-5)
+    assert figures["modegpt/0.3/removed"] == pytest.approx(0.3, abs=0.03)
+    assert 0 < figures["modegpt/0.3/kl"] < 1
+    config, params = read_decoder(run / "model")
+    assert params["embed"].shape == (config.vocabulary, config.width)
+    assert (run / "ratios.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_checkpoint_is_trained_further(run, tmp_path, rank):
+    """With low-rank changes all but the layers' matrices stays as it was."""
+    flags = {
+        "config": "configs/modegpt/recover.py:smoke",
+        "config.checkpoint": run / "model",
+        "config.lora.rank": rank,
+        "config.train.num_steps": 30,
+        "config.train.checkpoint_every": 30,
+        "config.train.optimizer.warmup_steps": 5,
+        "workdir": tmp_path / "more",
+    }
+    for mode in ("train", "eval"):
+        done = launch(mode=mode, **flags)
+        assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "more" / "result.json").read_text())["figures"]
+    figures = {figure["name"]: figure["value"] for figure in result}
+    assert figures["perplexity"] < figures["perplexity_before"]
+    before, after = (read_decoder(folder)[1] for folder in (run / "model", tmp_path / "more" / "model"))
+    assert np.array_equal(before["embed"], after["embed"]) == bool(rank)
+    assert not np.array_equal(before["layers_0"]["up"]["kernel"], after["layers_0"]["up"]["kernel"])
+
+
+def test_mistakes_end_with_one_line(run, tmp_path):
+    for flags, said in (
+        ({"config.lora.rank": 2}, "config.lora.rank: got 2, allowed: 0 without config.checkpoint"),
+        ({"config.checkpoint": tmp_path}, "a folder with a config.json"),
+        ({"config.data.vocabulary": 100}, "size: got 100"),
+        ({"config.model.kv_heads": 3}, "kv_heads: got 3"),
+    ):
+        done = launch(config=CONFIG, workdir=tmp_path / "bad", mode="train", **flags)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert said in done.stderr
