@@ -11,7 +11,6 @@ Short implementations of the ideas, not the authors' programs.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from diffax.models.decoder_lm import DecoderConfig, Layer
 from diffax.types import Params
 from experiments.modegpt import method
 from experiments.modegpt.allocation import layer_parameters
-from experiments.modegpt.method import Options, like, wide
+from experiments.modegpt.method import Job, like, wide
 
 SLICE_NEEDS = ("before", "middle", "after")
 SVD_NEEDS = ("attention_in", "mixed", "mlp_in", "units")
@@ -49,15 +48,9 @@ def svd_targets(config: DecoderConfig, share: float) -> tuple[Layer, ...]:
     )
 
 
-def svd_layer(
-    config: DecoderConfig,
-    number: int,
-    params: Params,
-    stats: Mapping[str, Moments],
-    target: Layer,
-    options: Options,
-) -> tuple[Layer, dict[str, Any]]:
+def svd_layer(job: Job) -> tuple[Layer, dict[str, Any]]:
     """Every map as two; by its inputs' moments where ``stats`` has them."""
+    _, _, params, stats, target, options = job
     found = dict(params)
     for name, rank in target.ranks:
         kernel = params[name]["kernel"]
@@ -87,15 +80,9 @@ def slice_targets(config: DecoderConfig, share: float) -> tuple[Layer, ...]:
     )
 
 
-def slice_layer(
-    config: DecoderConfig,
-    number: int,
-    params: Params,
-    stats: Mapping[str, Moments],
-    target: Layer,
-    options: Options,
-) -> tuple[Layer, dict[str, Any]]:
+def slice_layer(job: Job) -> tuple[Layer, dict[str, Any]]:
     """Maps between the principal axes before attention, between, and after; norms' weights move into them."""
+    config, _, params, stats, target, _ = job
     if not target.stream:
         return target, dict(params)
     before, middle, after = (axes(stats[name].second, target.stream[0]) for name in SLICE_NEEDS)
@@ -155,15 +142,9 @@ def kernel_like(params: Params, name: str, kernel: Float[np.ndarray, "n m"]) -> 
 # -- other choices of the same structure --------------------------------------------------------------------
 
 
-def magnitude_layer(
-    config: DecoderConfig,
-    number: int,
-    params: Params,
-    stats: Mapping[str, Moments],
-    target: Layer,
-    options: Options,
-) -> tuple[Layer, dict[str, Any]]:
+def magnitude_layer(job: Job) -> tuple[Layer, dict[str, Any]]:
     """Units, pairs and values by their weights' lengths."""
+    config, number, params, _, target, options = job
     layer, found, pairs = config.layers[number], dict(params), ()
     if target.hidden < layer.hidden:
         lengths = sum(squares(params[name], 0) for name in ("gate", "up") if name in params)
@@ -184,15 +165,9 @@ def magnitude_layer(
     return target._replace(pairs=pairs), found
 
 
-def random_layer(
-    config: DecoderConfig,
-    number: int,
-    params: Params,
-    stats: Mapping[str, Moments],
-    target: Layer,
-    options: Options,
-) -> tuple[Layer, dict[str, Any]]:
+def random_layer(job: Job) -> tuple[Layer, dict[str, Any]]:
     """Units, pairs and values drawn; what follows units and values is rebuilt by least squares."""
+    config, number, params, stats, target, options = job
     draw = np.random.default_rng([options.seed, number])
     layer, found, pairs = config.layers[number], dict(params), ()
 

@@ -18,7 +18,7 @@ from diffax.models.decoder_lm import DecoderConfig, Layer
 from diffax.types import Params
 from experiments.modegpt import baselines
 from experiments.modegpt.allocation import by_influence, part_shares
-from experiments.modegpt.method import Options
+from experiments.modegpt.method import Job, Options
 from experiments.modegpt.methods import METHODS, Method
 from experiments.modegpt.runner import Runner, make_moments
 
@@ -107,7 +107,7 @@ def compress(
     parts = shares(config, [each.influence for each in gathered], settings) if parts is None else parts
     targets = method.targets(config, parts, settings.multiple)
     made = [
-        method.layer(config, number, files.layer(number), of(method, each), target, settings.options)
+        method.layer(Job(config, number, files.layer(number), of(method, each), target, settings.options))
         for number, (each, target) in enumerate(zip(gathered, targets, strict=True))
     ]
     ends = files.ends()

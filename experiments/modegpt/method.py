@@ -39,15 +39,20 @@ class Options(NamedTuple):
     seed: int = 0
 
 
-def compress_layer(
-    config: DecoderConfig,
-    number: int,
-    params: Params,
-    stats: Mapping[str, Moments],
-    target: Layer,
-    options: Options,
-) -> tuple[Layer, dict[str, Any]]:
+class Job(NamedTuple):
+    """One layer to make anew: its parameters and moments, and the widths that it is to have."""
+
+    config: DecoderConfig
+    number: int
+    params: Params
+    stats: Mapping[str, Moments]
+    target: Layer
+    options: Options
+
+
+def compress_layer(job: Job) -> tuple[Layer, dict[str, Any]]:
     """One layer with the widths of ``target``; parts whose width stays are the arrays that were given."""
+    config, number, params, stats, target, options = job
     layer, found = config.layers[number], dict(params)
     if target.hidden < layer.hidden:
         chosen = choose_units(params, stats["units"], target.hidden, options)

@@ -1,22 +1,18 @@
 """The methods by name: what moments each needs, which widths it aims at, and what it makes of a layer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from diffax.linalg import Moments
 from diffax.models.decoder_lm import DecoderConfig, Layer
-from diffax.types import Params
 from experiments.modegpt import baselines, method
 from experiments.modegpt.allocation import sizes_of, widths
-from experiments.modegpt.method import Options
+from experiments.modegpt.method import Job
 
 Targets = Callable[[DecoderConfig, Float[np.ndarray, "l 3"], int], tuple[Layer, ...]]
-MakeLayer = Callable[
-    [DecoderConfig, int, Params, Mapping[str, Moments], Layer, Options], tuple[Layer, dict[str, Any]]
-]
+MakeLayer = Callable[[Job], tuple[Layer, dict[str, Any]]]
 
 
 class Method(NamedTuple):

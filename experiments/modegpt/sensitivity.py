@@ -20,6 +20,7 @@ from diffax.models.decoder_lm import DecoderConfig, Layer
 from diffax.types import Params
 from experiments.modegpt.allocation import PARTS, by_sensitivity, sizes_of, widths
 from experiments.modegpt.compression import Settings
+from experiments.modegpt.method import Job
 from experiments.modegpt.methods import METHODS
 from experiments.modegpt.runner import Runner, Streams
 
@@ -92,7 +93,7 @@ def narrowed(
 ) -> dict[str, Any]:
     """The layer at a target, with zeros put back."""
     method = METHODS[settings.method]
-    layer, made = method.layer(config, number, params, moments, target, settings.options)
+    layer, made = method.layer(Job(config, number, params, moments, target, settings.options))
     layers = (*config.layers[:number], layer, *config.layers[number + 1 :])
     padded = pad_layer(replace(config, layers=layers), layer, made, config.layers[number])[1]
     return jax.tree.map(np.asarray, padded)

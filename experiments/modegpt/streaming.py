@@ -26,6 +26,7 @@ from diffax.models.decoder_lm import DecoderConfig, Layer
 from diffax.types import Params
 from experiments.modegpt import baselines
 from experiments.modegpt.compression import Settings, Visit, finished, shares
+from experiments.modegpt.method import Job
 from experiments.modegpt.methods import METHODS
 from experiments.modegpt.runner import Runner, Streams, make_moments
 from experiments.modegpt.sensitivity import STEPS, Trials, allocate
@@ -83,7 +84,7 @@ def compress_files(
     out.mkdir(exist_ok=True)
 
     def visit(number: int, params: Params, moments: Mapping[str, Moments]) -> None:
-        layer, made = method.layer(config, number, params, moments, targets[number], settings.options)
+        layer, made = method.layer(Job(config, number, params, moments, targets[number], settings.options))
         changed = replace(config, layers=(*config.layers[:number], layer, *config.layers[number + 1 :]))
         write_tensors(shard(config, out, number), layer_tensors(changed, number, made, form, config))
         work.keep(layers={**work.facts.get("layers", {}), str(number): layer})

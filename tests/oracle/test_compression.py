@@ -11,7 +11,7 @@ import pytest
 from diffax.models.decoder_lm import DecoderConfig, DecoderLM, Layer, Rope, uniform_layers
 from experiments.modegpt import baselines
 from experiments.modegpt.compression import Settings, compress, gather
-from experiments.modegpt.method import Options, compress_layer
+from experiments.modegpt.method import Job, Options, compress_layer
 from experiments.modegpt.methods import METHODS
 from experiments.modegpt.runner import Runner
 
@@ -392,7 +392,7 @@ def test_joint_values_are_optimal_and_no_worse_than_values_alone():
         stats, whole = seen(files, tokens=tokens)[0].moments, files.config.layers[0]
         target = whole._replace(values=RANK)
         joint, alone = (
-            compress_layer(files.config, 0, files.layer(0), stats, target, Options(joint=joint))[1]
+            compress_layer(Job(files.config, 0, files.layer(0), stats, target, Options(joint=joint)))[1]
             for joint in (True, False)
         )
         errors = [output_error({"x": x}, files.layer(0), made, kv) for made in (joint, alone)]
@@ -415,7 +415,7 @@ def sliced(files, width):
     layers = tuple(layer._replace(stream=(width,) * 3) for layer in config.layers)
     made = {
         f"layers_{n}": baselines.slice_layer(
-            config, n, files.layer(n), gathered[n].moments, layer, Options()
+            Job(config, n, files.layer(n), gathered[n].moments, layer, Options())
         )[1]
         for n, layer in enumerate(layers)
     }
@@ -450,14 +450,12 @@ def test_products_of_whole_rank_give_the_same_logits(name, stats):
     files = random_decoder(CASES[name])
     whole = files.config.layers[0]
     ranks = tuple((part, min(size)) for part, size in files.config.maps(whole).items())
-    gathered = seen(files, baselines.SVD_NEEDS)
+    gathered, target = seen(files, baselines.SVD_NEEDS), Layer(*whole[:4], ranks)
+    moments = lambda n: gathered[n].moments if stats else {}  # noqa: E731
     made = [
-        baselines.svd_layer(
-            files.config, n, files.layer(n), gathered[n].moments if stats else {}, Layer(*whole[:4], ranks),
-            Options(),
-        )
+        baselines.svd_layer(Job(files.config, n, files.layer(n), moments(n), target, Options()))
         for n in (0, 1)
-    ]  # fmt: skip
+    ]
     config = DecoderConfig(**{**vars(files.config), "layers": tuple(layer for layer, _ in made)})
     params = {**files.ends(), **{f"layers_{n}": params for n, (_, params) in enumerate(made)}}
     assert_same_logits(files, config, params)
