@@ -250,7 +250,7 @@ def break_at(monkeypatch, nth):
     ("flags", "nth"),
     [
         ({}, 3),
-        ({}, 4),
+        pytest.param({}, 4, marks=pytest.mark.slow),
         ({"allocation": "influence"}, 3),
         ({"method": "slicegpt", "allocation": "uniform"}, 3),
     ],

@@ -122,7 +122,7 @@ def test_pairs_keep_their_frequencies():
     small = DecoderLM(DecoderConfig(17, 16, 4, 2, 4, (few,), positions=32))
     big = DecoderLM(DecoderConfig(17, 16, 4, 2, 4, uniform_layers(1, 24, 4), positions=32))
     text = jax.random.randint(jax.random.key(1), (2, 11), 0, 17)
-    params = jax.tree.map(lambda p: 3 * p, small.init(jax.random.key(0), text)["params"])
+    params = jax.tree.map(lambda p: 3 * p, jax.jit(small.init)(jax.random.key(0), text)["params"])
     padded = jax.tree.map(lambda p: p, params)
     for name, count in (("query", 4), ("key", 2)):
         kernel = np.zeros((16, count, 4), np.float32)
@@ -131,7 +131,7 @@ def test_pairs_keep_their_frequencies():
             pair = few.pairs[head // (count // 2)][0]
             kernel[:, head, [pair, pair + 2]] = given[:, head]
         padded["layers_0"][name] = {"kernel": jnp.asarray(kernel.reshape(16, -1))}
-    ours, expected = (m.apply({"params": p}, text) for m, p in ((small, params), (big, padded)))
+    ours, expected = (jax.jit(m.apply)({"params": p}, text) for m, p in ((small, params), (big, padded)))
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
