@@ -63,6 +63,9 @@ def run(program: Callable[[Sequence[str]], None]) -> int:
 
     With ``DIFFAX_TRACEBACK=1`` in the environment every error keeps its traceback.
     """
+    if {"--help", "-help", "-h"} & set(sys.argv[1:]):
+        print(description())
+        return 0
     status = 0
     try:
         program(parse(sys.argv))
@@ -77,6 +80,13 @@ def run(program: Callable[[Sequence[str]], None]) -> int:
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def description() -> str:
+    """What the program that runs says of itself, and of the flags that it defines."""
+    text = (sys.modules["__main__"].__doc__ or "").strip()
+    parts = [flags.FLAGS.module_help(name).strip() for name in dict.fromkeys(["__main__", __name__])]
+    return "\n\n".join([text, *parts])
 
 
 def parse(argv: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ Contexts, continuations and scores are those of EleutherAI's evaluation harness 
 the context; files are JSON lines with the fields of the original data sets.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -163,7 +164,8 @@ def log_likelihoods(
 
 def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """Tokens of a context and of what follows. The context's last spaces go to the continuation, as in tokens
-    that begin with a space. Raises ValueError for an empty context where texts have no beginning."""
+    that begin with a space; so do its last letters where a token holds them and the continuation's first.
+    Raises ValueError for an empty context where texts have no beginning."""
     if not context.strip():
         continuation = context + continuation
         start = tokenizer.end if tokenizer.begin is None else tokenizer.begin
@@ -172,7 +174,8 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
         return [int(start)], ids[1:] if ids[:1] == [start] else ids  # type: ignore[arg-type]
     kept = context.rstrip()
     together = tokenizer.encode(context + continuation)
-    before = len(tokenizer.encode(kept))
+    pairs = zip(tokenizer.encode(kept), together, strict=False)
+    before = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
     return together[:before], together[before:]
 
 

@@ -51,6 +51,14 @@ def test_eval_and_sample(trained):
     assert np.load(trained / "samples-ddim.npz")["image"].shape == (10, 8, 8, 1)
 
 
+def test_help_says_what_the_program_is_and_each_flag_once():
+    command = [sys.executable, "-m", "experiments.main", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("The launcher of every experiment.")
+    assert [done.stdout.count(f"--{name}:") for name in ("config", "compilation_cache")] == [1, 1]
+
+
 ALONE = """
 import sys, jax, numpy as np
 call = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read())).call

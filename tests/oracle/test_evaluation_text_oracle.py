@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffax.data import train_tokenizer
+from diffax.data.tokenizer import Tokenizer
 from diffax.evaluation import (
     Item,
     evaluate_choices,
@@ -209,6 +210,23 @@ def test_long_contexts_lose_their_beginning(words):
     (found,) = log_likelihoods(watched, tokenizer, [(context, after)], positions=10)
     assert found.nats == pytest.approx(nats, rel=1e-5)
     assert widths == [10]
+
+
+class AcrossSpaces(Tokenizer):
+    """Texts of letters, of which "s " is one token too: tokens may hold a context's end and what follows."""
+
+    def __init__(self):
+        self.begin, self.end = 0, None
+
+    def encode(self, text, begin=True):
+        return [0] * begin + [*map(ord, text.replace("s ", "S"))]
+
+
+def test_a_token_that_holds_both_belongs_to_what_follows():
+    before, after = encode_pair(AcrossSpaces(), "was", " sad")
+    assert (before, after) == ([0, ord("w"), ord("a")], list(map(ord, "Ssad")))
+    assert encode_pair(AcrossSpaces(), "wa", " sad") == ([0, *map(ord, "wa")], list(map(ord, " sad")))
+    assert encode_pair(AcrossSpaces(), "was", " a")[1] == list(map(ord, "Sa"))
 
 
 def test_spaces_go_to_what_follows(words):
