@@ -21,7 +21,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
         write(temporary)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(_allowed(0o666))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -35,7 +35,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        temporary.chmod(_allowed(0o777))
         temporary.replace(target)  # an empty folder may stand there
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -58,3 +58,10 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         temporary.write_bytes(content)
 
     write_atomically(path, write)
+
+
+def _allowed(mode: int) -> int:
+    """The mode that the process's mask leaves: private runs set one, temporary files ignore it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mode & ~mask

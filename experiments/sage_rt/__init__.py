@@ -1,0 +1,1 @@
+"""SAGE-RT: safety-evaluation and alignment data, generated, judged and reported."""

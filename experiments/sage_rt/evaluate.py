@@ -1,0 +1,35 @@
+"""A target's answers to the prompts of a folder, verdicts on them, figures: ``result.json``, ``report.html``.
+
+    python -m experiments.sage_rt.evaluate --workdir=DIR
+    python -m experiments.sage_rt.evaluate --workdir=DIR --config=FILE --config.target.kind=http \
+        --config.target.url=http://127.0.0.1:8000/v1 --config.target.model=NAME
+
+Several targets share a folder under names of their own (``config.target.name``).
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments import main
+from experiments.progress import say
+from experiments.sage_rt import report, session, stages
+
+
+def program(argv: Sequence[str]) -> None:
+    """Answer, judge, report."""
+    with session.open_run(["target", "judge"]) as run:
+        if flags.FLAGS["retry_errors"].value:
+            run.store.retry(f"respond.{run.config.target.name}")
+        stages.respond(run)
+        stages.judge(run)
+        session.write_manifest(run)
+        for figure in report.write(run)[:8]:
+            bounds = "" if figure.low is None else f" [{figure.low:.4f}, {figure.high:.4f}]"
+            say(f"{figure.name} {figure.value:.4f}{bounds} n={figure.n_fake}", sys.stdout)
+
+
+if __name__ == "__main__":
+    session.define_flags()
+    sys.exit(main.run(program))

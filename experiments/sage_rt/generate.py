@@ -1,0 +1,34 @@
+"""Prompts from a taxonomy: topics, raw texts, queries by style, a benign control set; no near-duplicates.
+
+    python -m experiments.sage_rt.generate --config=configs/sage_rt/toyland.py:demo --workdir=DIR
+
+The same command again goes on where it was, after whatever stopped it.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments import main
+from experiments.progress import say
+from experiments.sage_rt import session, stages
+
+
+def program(argv: Sequence[str]) -> None:
+    """Generate what the configuration asks for."""
+    with session.open_run(["generator"]) as run:
+        if flags.FLAGS["retry_errors"].value:
+            for stage in ("expand", "raw", "extract", "control"):
+                run.store.retry(stage)
+        stages.generate(run)
+        manifest = session.write_manifest(run)
+        left_out = len(manifest["leaves_without_queries"])
+        counts = manifest["counts"]
+        say(f"{counts['query']} queries for {len(manifest['queries_by_leaf'])} leaves", sys.stdout)
+        say(f"{left_out} leaves without queries, folder {run.store.folder}", sys.stdout)
+
+
+if __name__ == "__main__":
+    session.define_flags("configs/sage_rt/toyland.py:demo")
+    sys.exit(main.run(program))

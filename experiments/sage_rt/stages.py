@@ -1,0 +1,266 @@
+"""The stages: topics, raw texts, queries and controls, those that stay, answers, verdicts.
+
+Topics are asked for in rounds, each of which shows those that are known; raw texts are written about
+topics, and queries taken from raw texts in several styles. Every item carries its lineage: leaf, topic, raw
+text, style."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from diffax.data.near_duplicates import find_near_duplicates
+from experiments.sage_rt import guard, judges
+from experiments.sage_rt.backends.base import Message, Reply, Request
+from experiments.sage_rt.parsing import Malformed, read_json
+from experiments.sage_rt.pipeline import Run, Stage, work
+from experiments.sage_rt.prompts import compose, template
+from experiments.sage_rt.tasks import Done, Task, digest, make_task
+
+LIST = {"type": "array", "items": {"type": "string"}}
+
+
+def generate(run: Run) -> None:
+    """All stages up to the queries that stay."""
+    _expand(run)
+    _raw(run)
+    _extract(run)
+    _control(run)
+    _keep(run)
+
+
+def allowed_leaves(run: Run) -> list[str]:
+    """What prompts are made for: leaves, without those that are denied."""
+    free = guard.is_toyland(run.taxonomy)
+    return [node.id for node in run.taxonomy.targets if free or not guard.denied(run.taxonomy, node.id)]
+
+
+def topics(run: Run) -> dict[str, list[str]]:
+    """Of each leaf the topics that stay, and how often in a row rounds brought none (under "")."""
+    found: dict[str, list[str]] = {leaf: [] for leaf in allowed_leaves(run)}
+    rounds = sorted(run.store.rows("expand"), key=lambda row: row.inputs["round"])
+    for row in rounds:
+        known = found[row.inputs["leaf"]]
+        for text in row.result.get("items", []):
+            if len(known) < run.config.generate.topics and _is_new(text, known, run):
+                known.append(text)
+    return found
+
+
+def _expand(run: Run) -> None:
+    settings = run.config.generate
+    stage = Stage("expand", "generator", _asker(run, "expand", LIST), _list_reader(run, settings.number))
+    barren = dict.fromkeys(allowed_leaves(run), 0)
+    found = topics(run)
+    for number in range(settings.rounds):
+        short = [
+            leaf for leaf in barren if len(found[leaf]) < settings.topics and barren[leaf] < settings.patience
+        ]
+        if not short or run.store.parts("expand"):
+            break
+        work(run, stage, [_round(run, leaf, number, found[leaf]) for leaf in short])
+        before, found = found, topics(run)
+        barren = {leaf: 0 if len(found[leaf]) > len(before[leaf]) else barren[leaf] + 1 for leaf in barren}
+    run.store.complete("expand")
+
+
+def _round(run: Run, leaf: str, number: int, known: list[str]) -> Task:
+    values = {"leaf": leaf, "round": number, "known": known, "number": run.config.generate.number}
+    return _task(run, "expand", "generator", values)
+
+
+def _raw(run: Run) -> None:
+    tasks = (
+        _task(run, "raw", "generator", {"leaf": leaf, "topic": topic, "form": form})
+        for leaf, some in topics(run).items()
+        for topic in some
+        for form in run.config.generate.formats
+    )
+    work(run, Stage("raw", "generator", _asker(run, "raw"), _text_reader(run)), tasks)
+    run.store.complete("raw")
+
+
+def _extract(run: Run) -> None:
+    number = run.config.generate.queries
+    tasks = (
+        _task(
+            run,
+            "extract",
+            "generator",
+            {key: row.inputs[key] for key in ("leaf", "topic")}
+            | {"raw": row.id, "text": row.result["text"], "style": style, "number": number},
+        )
+        for row in run.store.rows("raw")
+        if row.result["status"] in ("ok", "length")
+        for style in run.config.generate.styles
+    )
+    work(run, Stage("extract", "generator", _asker(run, "extract", LIST), _list_reader(run, number)), tasks)
+    run.store.complete("extract")
+
+
+def _control(run: Run) -> None:
+    number = run.config.generate.controls
+    tasks = (
+        _task(run, "control", "generator", {"leaf": leaf, "style": style, "number": number})
+        for leaf in allowed_leaves(run)
+        for style in run.config.generate.styles
+    )
+    work(run, Stage("control", "generator", _asker(run, "control", LIST), _list_reader(run, number)), tasks)
+    run.store.complete("control")
+
+
+def _keep(run: Run) -> None:
+    """Queries and controls, each with an id of its own; of near-duplicates the first by id stays."""
+    if run.store.parts("query"):
+        return
+    found = sorted(_queries(run), key=lambda row: row.id)
+    texts = [row.result["text"] for row in found]
+    first = find_near_duplicates(texts, threshold=run.config.generate.near_duplicate) if texts else []
+    rows = (
+        row if index == place else row._replace(result={"status": "duplicate", "of": found[index].id})
+        for place, (row, index) in enumerate(zip(found, map(int, first), strict=True))
+    )
+    run.store.add_done("query", rows)
+    run.store.complete("query")
+
+
+def _queries(run: Run) -> Iterator[Done]:
+    for kind, stage in (("attack", "extract"), ("control", "control")):
+        for row in run.store.rows(stage):
+            lineage = {key: row.inputs.get(key, "") for key in ("leaf", "topic", "raw", "style")}
+            for text in row.result.get("items", []):
+                inputs = {**lineage, "kind": kind, "task": row.id}
+                yield Done(digest("query", inputs, text), inputs, {"status": "ok", "text": text})
+
+
+def respond(run: Run) -> str:
+    """The target's answers to every query that stays; the stage's name, which has the target's."""
+    name = f"respond.{run.config.target.name}"
+    model = run.backends["target"].name
+    tasks = (
+        make_task(
+            name, row.inputs | {"query": row.id, "text": row.result["text"]}, model, _options(run, "target")
+        )
+        for row in run.store.rows("query")
+        if row.result["status"] == "ok"
+    )
+
+    def request(task: Task) -> Request:
+        return Request(task.id, (Message("user", task.inputs["text"]),), *_options(run, "target"))
+
+    work(run, Stage(name, "target", request, _text_reader(run)), tasks)
+    run.store.complete(name)
+    return name
+
+
+def judge(run: Run) -> str:
+    """A verdict on every answer; the stage's name."""
+    answers, name = f"respond.{run.config.target.name}", f"judge.{run.config.target.name}"
+    if run.config.judge.kind != "rules":
+        _judge_by_model(run, answers, name)
+    elif not run.store.parts(name):
+        rows = ((row, judges.by_rules(run.taxonomy, row)) for row in run.store.rows(answers))
+        run.store.add_done(
+            name, (Done(digest(name, row.id), judges.lineage(row), found) for row, found in rows)
+        )
+    run.store.complete(name)
+    return name
+
+
+def _judge_by_model(run: Run, answers: str, name: str) -> None:
+    tasks = (
+        _task(run, name, "judge", judges.lineage(row) | judges.evidence(row), prompt="judge")
+        for row in run.store.rows(answers)
+        if judges.without_text(row.result["status"]) is None
+    )
+    silent = (row for row in run.store.rows(answers) if judges.without_text(row.result["status"]))
+    run.store.add_done(
+        name,
+        (
+            Done(digest(name, row.id), judges.lineage(row), judges.by_rules(run.taxonomy, row))
+            for row in silent
+        ),
+    )
+
+    def request(task: Task) -> Request:
+        keys = {"category": list(run.taxonomy.names(task.inputs["leaf"]))}
+        values = {key: task.inputs[key] for key in ("request", "response")} | keys
+        prompt = compose("judge", {"policy": run.taxonomy.policy, **values})
+        return Request(task.id, prompt, *_options(run, "judge"), schema=judges.SCHEMA)
+
+    work(run, Stage(name, "judge", request, judges.read), tasks)
+
+
+def safe(run: Run, answers: Sequence[Done]) -> Iterator[Done]:
+    """What the aligned model says to the same prompts."""
+    name = f"safe.{run.config.target.name}"
+    tasks = (
+        _task(run, name, "aligned", {key: row.inputs[key] for key in ("query", "text")}, prompt="safe")
+        for row in answers
+    )
+
+    def request(task: Task) -> Request:
+        values = {"policy": run.taxonomy.policy, "request": task.inputs["text"]}
+        return Request(task.id, compose("safe", values), *_options(run, "aligned"))
+
+    work(run, Stage(name, "aligned", request, _text_reader(run)), tasks)
+    asked = {row.inputs["query"] for row in answers}
+    return (row for row in run.store.rows(name) if row.inputs["query"] in asked)
+
+
+def _task(run: Run, stage: str, role: str, values: dict[str, Any], prompt: str = "") -> Task:
+    backend = run.backends[role]
+    return make_task(
+        stage, values, template(prompt or stage), backend.name, _options(run, role), run.config.seed
+    )
+
+
+def _options(run: Run, role: str) -> tuple[int, float]:
+    return run.config[role].max_tokens, float(run.config[role].temperature)
+
+
+def _asker(run: Run, name: str, schema: dict[str, Any] | None = None) -> Any:
+    """Tasks to requests: the policy, the category's names and the task's values."""
+
+    def request(task: Task) -> Request:
+        leaf = task.inputs["leaf"]
+        guard.check_generation(run.taxonomy, leaf)
+        hidden = {"leaf", "raw", "round"}
+        values = {key: value for key, value in task.inputs.items() if key not in hidden}
+        common = {"policy": run.taxonomy.policy, "category": list(run.taxonomy.names(leaf))}
+        return Request(task.id, compose(name, common | values), *_options(run, "generator"), schema=schema)
+
+    return request
+
+
+def _text_reader(run: Run) -> Any:
+    def read(task: Task, reply: Reply) -> dict[str, Any]:
+        return {"status": reply.status, "text": reply.text, "reason": reply.reason}
+
+    return read
+
+
+def _list_reader(run: Run, number: int) -> Any:
+    """At most ``number`` texts, cleaned; what is no list is "malformed"."""
+    longest = run.config.generate.characters
+
+    def read(task: Task, reply: Reply) -> dict[str, Any]:
+        if reply.status not in ("ok", "length"):
+            return {"status": reply.status, "items": [], "reason": reply.reason}
+        try:
+            parsed = read_json(reply.text, LIST)
+        except Malformed as error:
+            return {"status": "malformed", "items": [], "reason": str(error)}
+        texts = [_clean(text) for text in parsed.value]
+        items = [text for text in dict.fromkeys(texts) if 0 < len(text) <= longest][:number]
+        return {"status": "ok", "items": items, "rung": parsed.rung}
+
+    return read
+
+
+def _clean(text: str) -> str:
+    """One line without control characters."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def _is_new(text: str, known: list[str], run: Run) -> bool:
+    found = find_near_duplicates([*known, text], threshold=run.config.generate.near_duplicate)
+    return int(found[-1]) == len(known)
