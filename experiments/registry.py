@@ -17,6 +17,7 @@ EXPERIMENTS = {
         "radrotator",
         "mode_policy",
         "modegpt",
+        "sage_rt",
     )
 }
 

@@ -28,6 +28,11 @@ class Choice(NamedTuple):
         require(0 < self.top_p <= 1, "top_p", self.top_p, "a number in (0, 1]")
         return self
 
+    @property
+    def draws(self) -> bool:
+        """Whether it needs keys."""
+        return self.temperature != 0
+
     def __call__(self, logits: Float[Array, "b v"], keys: Keys) -> Int[Array, "b"]:
         """A token for each row, by its own key."""
         if self.temperature == 0:
@@ -48,6 +53,28 @@ class Choice(NamedTuple):
         return logits
 
 
+class Temperatures(NamedTuple):
+    """A temperature for each row, traced: one compiled program for all of them; 0 takes the likeliest."""
+
+    values: Float[Array, "b"]
+
+    def check(self) -> "Temperatures":
+        """Itself: values are known when it runs only."""
+        return self
+
+    @property
+    def draws(self) -> bool:
+        """Whether it needs keys."""
+        return True
+
+    def __call__(self, logits: Float[Array, "b v"], keys: Keys) -> Int[Array, "b"]:
+        """A token for each row, by its own key."""
+        likeliest = jnp.argmax(logits, axis=-1)
+        scale = jnp.where(self.values > 0, self.values, 1.0)[:, None]
+        drawn = jax.vmap(jax.random.categorical)(keys, logits / scale)
+        return jnp.where(self.values > 0, drawn, likeliest).astype(jnp.int32)
+
+
 class _Loop(NamedTuple):
     step: Int[Array, ""]
     cache: KVCache
@@ -64,7 +91,7 @@ def generate(
     *,
     start: Int[Array, "b"] | None = None,
     keys: Keys | None = None,
-    choice: Choice | None = None,
+    choice: Choice | Temperatures | None = None,
     end: int = -1,
 ) -> Int[Array, "b n"]:
     """The ``steps`` tokens that follow each prompt; after a text's ``end`` only ``end``.
@@ -76,7 +103,7 @@ def generate(
     choice = (choice or Choice()).check()
     require(steps >= 1, "steps", steps, "an integer >= 1")
     require(prompt.shape[1] >= 1, "prompt.shape", prompt.shape, "one token or more")
-    require(choice.temperature == 0 or keys is not None, "keys", None, "one for each prompt, to draw by")
+    require(not choice.draws or keys is not None, "keys", None, "one for each prompt, to draw by")
     batch, length = prompt.shape
     keys = jax.random.split(jax.random.key(0), batch) if keys is None else keys
     dtype = model.dtype or jnp.float32

@@ -14,13 +14,12 @@ from jaxtyping import Int
 from diffax import checks
 from diffax.evaluation import Figure
 from diffax.evaluation.text import LogitsFn, kl_divergence, perplexity
-from diffax.io.decoder_files import DecoderFiles
 from diffax.io.decoder_writer import pad_decoder
 from diffax.io.files import write_atomically, write_text
 from diffax.models.decoder_lm import DecoderConfig, DecoderLM
 from diffax.types import Params
 from experiments.modegpt.allocation import layer_parameters
-from experiments.modegpt.compression import ALLOCATIONS, Gathered, Settings, compress, gather
+from experiments.modegpt.compression import ALLOCATIONS, Settings, compress, gather
 from experiments.modegpt.methods import METHODS
 from experiments.modegpt.runner import Runner
 from experiments.modegpt.sensitivity import Trials, allocate
@@ -68,46 +67,54 @@ def table(
     """A row for the model as it is ("dense"), then one for each method and ratio."""
     files, logits = runner.files, Logits(runner.config)
     dense = logits(files.config, files.params())
-    asked = {name: settings_of(name, seed) for name in names}
-    needs = tuple(sorted({need for each in asked.values() for need in METHODS[each.method].needs}))
-    trials = Trials(runner, calibration)
-    costs: dict[str, list[np.ndarray]] = {}
-
-    def visit(number: int, params: Params, moments: Mapping[str, Any]) -> None:
-        for name, each in asked.items():
-            if each.allocation == "sensitivity":
-                costs.setdefault(name, []).append(trials.measure(number, params, moments, each))
-
-    gathered = gather(runner, calibration, needs, visit)
+    walk = Walk(runner, calibration, {name: settings_of(name, seed) for name in names})
     rows = [Row("dense", 0.0, 0.0, perplexity(dense, held_out).value, 0.0, 1.0, 0.0)]
     show = Counted("models")
-    for name, each in asked.items():
+    for name in names:
         for ratio in ratios:
-            known = allocate(files.config, np.stack(costs[name]), ratio) if name in costs else None
-            made = _row(files, gathered, name, each._replace(ratio=ratio), known, logits, dense, held_out)
-            rows.append(made)
-            show(len(rows) - 1, len(asked) * len(ratios))
+            rows.append(_row(walk, name, ratio, logits, dense, held_out))
+            show(len(rows) - 1, len(names) * len(ratios))
     return rows
 
 
+class Walk:
+    """One walk through a decoder on calibration text, after which every method and ratio that was asked for
+    is ready to be made."""
+
+    def __init__(
+        self, runner: Runner, calibration: Int[np.ndarray, "n t"], asked: Mapping[str, Settings]
+    ) -> None:
+        self.files, self._asked = runner.files, asked
+        self._costs: dict[str, list[np.ndarray]] = {}
+        needs = tuple(sorted({need for each in asked.values() for need in METHODS[each.method].needs}))
+        trials = Trials(runner, calibration)
+
+        def visit(number: int, params: Params, moments: Mapping[str, Any]) -> None:
+            for name, each in asked.items():
+                if each.allocation == "sensitivity":
+                    self._costs.setdefault(name, []).append(trials.measure(number, params, moments, each))
+
+        self._gathered = gather(runner, calibration, needs, visit)
+
+    def make(self, name: str, ratio: float) -> tuple[DecoderConfig, dict[str, Any]]:
+        """The smaller decoder."""
+        known = None
+        if name in self._costs:
+            known = allocate(self.files.config, np.stack(self._costs[name]), ratio)
+        return compress(self.files, self._gathered, self._asked[name]._replace(ratio=ratio), known)
+
+
 def _row(
-    files: DecoderFiles,
-    gathered: Sequence[Gathered],
-    name: str,
-    settings: Settings,
-    parts: Any,
-    logits: Logits,
-    dense: LogitsFn,
-    held_out: Int[np.ndarray, "m t"],
+    walk: Walk, name: str, ratio: float, logits: Logits, dense: LogitsFn, held_out: Int[np.ndarray, "m t"]
 ) -> Row:
     begun = time.monotonic()
-    config, params = compress(files, gathered, settings, parts)
+    config, params = walk.make(name, ratio)
     seconds = time.monotonic() - begun
     found = logits(config, params)
     apart = kl_divergence(dense, found, held_out)
-    before, after = (layer_parameters(c, c.layers) for c in (files.config, config))
+    before, after = (layer_parameters(c, c.layers) for c in (walk.files.config, config))
     figures = (1 - after / before, perplexity(found, held_out).value, apart.nats, apart.agreement, seconds)
-    return Row(name, settings.ratio, *figures)
+    return Row(name, ratio, *figures)
 
 
 def settings_of(name: str, seed: int) -> Settings:

@@ -15,19 +15,25 @@ from absl import flags
 from experiments import main
 from experiments.progress import say
 from experiments.sage_rt import report, session, stages
+from experiments.sage_rt.pipeline import Run
 
 
 def program(argv: Sequence[str]) -> None:
     """Answer, judge, report."""
     with session.open_run(["target", "judge"]) as run:
-        if flags.FLAGS["retry_errors"].value:
-            run.store.retry(f"respond.{run.config.target.name}")
-        stages.respond(run)
-        stages.judge(run)
-        session.write_manifest(run)
-        for figure in report.write(run)[:8]:
-            bounds = "" if figure.low is None else f" [{figure.low:.4f}, {figure.high:.4f}]"
-            say(f"{figure.name} {figure.value:.4f}{bounds} n={figure.n_fake}", sys.stdout)
+        fill(run, flags.FLAGS["retry_errors"].value)
+
+
+def fill(run: Run, retry: bool) -> None:
+    """Both stages, the manifest and the report; ``retry``: ask again what ended in an error."""
+    if retry:
+        run.store.retry(f"respond.{run.config.target.name}")
+    stages.respond(run)
+    stages.judge(run)
+    session.write_manifest(run)
+    for figure in report.write(run)[:8]:
+        bounds = "" if figure.low is None else f" [{figure.low:.4f}, {figure.high:.4f}]"
+        say(f"{figure.name} {figure.value:.4f}{bounds} n={figure.n_fake}", sys.stdout)
 
 
 if __name__ == "__main__":

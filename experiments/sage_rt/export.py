@@ -11,7 +11,7 @@ is chosen over a refusal: training on attacks alone teaches to decline. Files ar
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,19 +49,29 @@ def program(argv: Sequence[str]) -> None:
     require(bool(values["out"]), "--out", "", "a new folder")
     with session.open_run(["aligned"]) as run:
         found = pairs(run, share)
-        rows = [row for pair in found for row in as_rows(pair, values["form"], values["conversational"])]
-        require(bool(rows), "--workdir", values["workdir"], "a folder in which some attacks succeeded")
-        with new_folder(values["out"]) as folder:
-            write(folder, rows)
-            write_text(folder / "README.md", card(run, found, values["form"]))
-        say(f"{len(rows)} rows of {len(found)} prompts in {values['out']}", sys.stdout)
+        require(bool(found), "--workdir", values["workdir"], "a folder in which some attacks succeeded")
+        rows = write_data(run, found, values["out"], values["form"], values["conversational"])
+        say(f"{rows} rows of {len(found)} prompts in {values['out']}", sys.stdout)
 
 
-def pairs(run: Run, share: float) -> list[Pair]:
-    """Pairs of all attacks that succeeded, and as many controls as make their share; by id."""
+def write_data(
+    run: Run, found: Sequence[Pair], out: str | Path, form: str, conversational: bool = False
+) -> int:
+    """The new folder ``out``; how many rows it has."""
+    rows = [row for pair in found for row in as_rows(pair, form, conversational)]
+    with new_folder(out) as folder:
+        write(folder, rows)
+        write_text(folder / "README.md", card(run, found, form))
+    return len(rows)
+
+
+def pairs(run: Run, share: float, styles: Collection[str] = ()) -> list[Pair]:
+    """Pairs of all attacks that succeeded, in some styles or in all, and as many controls as make their
+    share; by id."""
     name = run.config.target.name
     verdicts = {row.inputs["query"]: row.result["outcome"] for row in run.store.rows(f"judge.{name}")}
-    answers = list(run.store.rows(f"respond.{name}"))
+    rows = run.store.rows(f"respond.{name}")
+    answers = [row for row in rows if not styles or row.inputs["style"] in styles]
     unsafe = [row for row in answers if verdicts.get(row.inputs["query"]) == "unsafe"]
     benign = [row for row in answers if row.inputs["kind"] == "control"]
     wanted = round(len(unsafe) * share / (1 - share))

@@ -13,20 +13,24 @@ from absl import flags
 from experiments import main
 from experiments.progress import say
 from experiments.sage_rt import session, stages
+from experiments.sage_rt.pipeline import Run
 
 
 def program(argv: Sequence[str]) -> None:
     """Generate what the configuration asks for."""
     with session.open_run(["generator"]) as run:
-        if flags.FLAGS["retry_errors"].value:
-            for stage in ("expand", "raw", "extract", "control"):
-                run.store.retry(stage)
-        stages.generate(run)
-        manifest = session.write_manifest(run)
-        left_out = len(manifest["leaves_without_queries"])
-        counts = manifest["counts"]
-        say(f"{counts['query']} queries for {len(manifest['queries_by_leaf'])} leaves", sys.stdout)
-        say(f"{left_out} leaves without queries, folder {run.store.folder}", sys.stdout)
+        fill(run, flags.FLAGS["retry_errors"].value)
+
+
+def fill(run: Run, retry: bool) -> None:
+    """All stages, and the manifest; ``retry``: ask again what ended in an error."""
+    for stage in ("expand", "raw", "extract", "control") if retry else ():
+        run.store.retry(stage)
+    stages.generate(run)
+    manifest = session.write_manifest(run)
+    left_out, counts = len(manifest["leaves_without_queries"]), manifest["counts"]
+    say(f"{counts['query']} queries for {len(manifest['queries_by_leaf'])} leaves", sys.stdout)
+    say(f"{left_out} leaves without queries, folder {run.store.folder}", sys.stdout)
 
 
 if __name__ == "__main__":

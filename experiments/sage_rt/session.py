@@ -3,7 +3,7 @@
 import datetime
 import importlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ from ml_collections import ConfigDict, config_flags
 
 from diffax.checks import require, require_one_of
 from diffax.io import write_json
-from experiments import workdir
+from diffax.io.decoder_files import DecoderFiles
+from experiments import main, workdir
 from experiments.sage_rt import guard, toymodels
 from experiments.sage_rt.backends.base import Backend
 from experiments.sage_rt.backends.callback import CallbackBackend
+from experiments.sage_rt.backends.flax_lm import FlaxBackend
 from experiments.sage_rt.backends.http import HttpBackend
 from experiments.sage_rt.backends.scripted import ScriptedBackend
+from experiments.sage_rt.chat_model import ChatModel
+from experiments.sage_rt.on_the_spot import toyland_model
 from experiments.sage_rt.pipeline import Run
 from experiments.sage_rt.prompts import FORMATS, STYLES
 from experiments.sage_rt.store import Store
@@ -46,8 +50,11 @@ def open_run(roles: Sequence[str]) -> Iterator[Run]:
     check(config)
     taxonomy = load_taxonomy(config.taxonomy)
     guard.check_use(taxonomy, values["accept_responsible_use"], config.responsible_use)
-    backends = {role: open_backend(config[role], role, values["allow_host"]) for role in roles}
+    place = Path(values["workdir"]).absolute()
+    backends = {role: open_backend(config[role], role, values["allow_host"], place) for role in roles}
     folder = guard.private_folder(values["workdir"])
+    if any(config[role].kind == "flax" for role in roles):
+        main.start_jax()
     _own(config, folder)
     store = Store(folder)
     try:
@@ -79,18 +86,22 @@ def check(config: ConfigDict) -> None:
     require(fits, "config.target.name", name, "letters, digits, - and _")
 
 
-def open_backend(settings: ConfigDict, role: str, hosts: Sequence[str]) -> Backend:
-    """The model that a role is played by. Raises ValueError naming the field."""
+def open_backend(settings: ConfigDict, role: str, hosts: Sequence[str], folder: Path) -> Backend:
+    """The model that a role is played by; one that is trained on the spot lies in the folder.
+
+    Raises ValueError naming the field."""
     many = settings.concurrency
     require(1 <= many <= 4096, f"config.{role}.concurrency", many, "an integer in [1, 4096]")
     if settings.kind == "http":
         key, url = settings.key_env, settings.url
         return HttpBackend(url, settings.model, key_env=key, concurrency=many, allow_hosts=tuple(hosts))
+    if settings.kind == "flax":
+        return FlaxBackend(_loader(settings.model, role, folder), many)
     if settings.kind == "python":
         return CallbackBackend(_function(settings.function, role), settings.function, many)
     if settings.kind == "rules":
         return ScriptedBackend(lambda request: "", name="rules", concurrency=many)
-    require_one_of(f"config.{role}.kind", settings.kind, ("toyland", "http", "python", "rules"))
+    require_one_of(f"config.{role}.kind", settings.kind, ("toyland", "flax", "http", "python", "rules"))
     play = toymodels.target if role == "target" else toymodels.generator
     return ScriptedBackend(play, name=f"toyland-{role}", concurrency=many)
 
@@ -148,6 +159,14 @@ def _own(config: ConfigDict, folder: Path) -> None:
         if not any(field == name or field.startswith(f"{name}.") for name in _MAY_CHANGE):
             allowed = f"{old.get(field)!r}, as in {folder}, which holds another run"
             require(old.get(field) == new.get(field), f"config.{field}", new.get(field), allowed)
+
+
+def _loader(model: str, role: str, folder: Path) -> Callable[[], ChatModel]:
+    if model == "toyland":
+        return lambda: toyland_model(folder)
+    require(bool(model), f"config.{role}.model", model, 'a folder with a checkpoint, or "toyland"')
+    DecoderFiles(model)  # what is wrong with it is to be said now
+    return lambda: ChatModel.read(model)
 
 
 def _function(name: str, role: str) -> Any:

@@ -5,8 +5,10 @@ topics, and queries taken from raw texts in several styles. Every item carries i
 text, style."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
+from diffax.checks import require
 from diffax.data.near_duplicates import find_near_duplicates
 from experiments.sage_rt import guard, judges
 from experiments.sage_rt.backends.base import Message, Reply, Request
@@ -134,10 +136,14 @@ def _queries(run: Run) -> Iterator[Done]:
 def respond(run: Run) -> str:
     """The target's answers to every query that stays; the stage's name, which has the target's."""
     name = f"respond.{run.config.target.name}"
-    model = run.backends["target"].name
+    model = {"model": run.backends["target"].name}
+    for row in islice(run.store.rows(name), 1):
+        known = row.inputs["model"]
+        allowed = f"a name of its own: {known} answered under this one"
+        require(known == model["model"], "config.target.name", run.config.target.name, allowed)
     tasks = (
         make_task(
-            name, row.inputs | {"query": row.id, "text": row.result["text"]}, model, _options(run, "target")
+            name, row.inputs | {"query": row.id, "text": row.result["text"]} | model, _options(run, "target")
         )
         for row in run.store.rows("query")
         if row.result["status"] == "ok"
