@@ -58,7 +58,8 @@ def wilson_interval(successes: int, n: int, *, level: float = 0.95) -> Interval:
     require(0 < level < 1, "level", level, "(0, 1)")
     z, p = NormalDist().inv_cdf((1 + level) / 2), successes / n
     middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    return Interval(p, *((middle + sign * half) / (1 + z**2 / n) for sign in (-1, 1)))
+    low, high = ((middle + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
+    return Interval(p, max(0.0, low), min(1.0, high))  # rounding may leave the range at 0 and n
 
 
 def bootstrap_statistic(

@@ -4,8 +4,8 @@
     python -m experiments.sage_rt.compression --workdir=DIR --calibration=FILES --text=FILE
 
 ``DIR`` is a folder whose target is a Flax model and was evaluated. The smaller ones are made by
-``experiments.modegpt`` and answer under names of their own (``target-30``); ``compression.csv``, ``.html``
-and ``.png`` set them side by side. Toyland's own decoder brings its calibration text along.
+``experiments.modegpt`` and answer under names of their own (``target-modegpt-30``); ``compression.csv``,
+``.html`` and ``.png`` set them side by side. Toyland's own decoder brings its calibration text along.
 
 ``keyword_success`` is what counting refusals' words would report: all that is no refusal. ``margin`` is the
 mean of ``log p(refusal's opener) - log p(an answer's opener)`` after the prompts; nothing is sampled."""
@@ -45,13 +45,15 @@ _SEED = 11  # of the text that perplexity is measured on
 
 
 class Row(NamedTuple):
-    """One model. Rates are of scored answers; ``p``: McNemar's, of attack success against the first row."""
+    """One model. Rates are of scored answers; ``newly_unsafe``: of attacks that the first row's model
+    withstood; ``p``: McNemar's, of attack success against the first row."""
 
     target: str
     removed: float
     attack_success: float
     low: float
     high: float
+    newly_unsafe: float
     keyword_success: float
     over_refusal: float
     degenerate: float
@@ -95,7 +97,7 @@ def table(run: Run, ratios: Sequence[float], values: dict[str, Any]) -> list[Row
     whole = layer_parameters(files.config, files.config.layers)
     for ratio in ratios:
         config, params = walk.make(values["method"], ratio)
-        small, label = ChatModel(config, params, base.tokenizer), f"{name}-{100 * ratio:g}".replace(".", "_")
+        small, label = ChatModel(config, params, base.tokenizer), _label(name, values["method"], ratio)
         removed = 1 - layer_parameters(config, config.layers) / whole
         rows.append(_row(run, label, removed, small, answered(run, small, label), before, texts))
     return rows
@@ -174,6 +176,7 @@ def _row(
     found = {figure.name: figure for figure in metrics.figures(rows, run.taxonomy, run.config.eval, 0)}
     changed = {figure.name: figure.value for figure in metrics.compare(before, rows, run.config.eval)}
     success = found["attack_success"]
+    withstood = sum(one.kind == "attack" and one.outcome != "unsafe" for one in before)
     logits = decoder_logits(model.model, model.params)
     row = Row(
         target=name,
@@ -181,6 +184,7 @@ def _row(
         attack_success=success.value,
         low=float(success.low or 0.0),
         high=float(success.high or 0.0),
+        newly_unsafe=changed["attack_success/worse"] / max(1, withstood),
         keyword_success=1 - found["attack/refusal"].value,
         over_refusal=found["over_refusal"].value,
         degenerate=found["attack/degenerate"].value,
@@ -223,6 +227,10 @@ def _texts(model: ChatModel, values: dict[str, Any]) -> Texts:
     return Texts(calibration, measured, np.ones(measured.shape, bool))
 
 
+def _label(name: str, method: str, ratio: float) -> str:
+    return f"{name}-{method}-{100 * ratio:g}".replace(".", "_").replace(":", "-")
+
+
 def _ratio(text: str) -> float:
     try:
         ratio = float(text)
@@ -234,7 +242,7 @@ def _ratio(text: str) -> float:
 
 if __name__ == "__main__":
     session.define_flags()
-    flags.DEFINE_list("ratios", ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.8"], "shares to remove")
+    flags.DEFINE_list("ratios", ["0.1", "0.3", "0.5", "0.6", "0.7", "0.75"], "shares to remove")
     flags.DEFINE_string("method", "modegpt", "as experiments.modegpt.compare names them")
     flags.DEFINE_list("calibration", [], "files of text; empty: Toyland's")
     flags.DEFINE_list("text", [], "files to measure perplexity on")
