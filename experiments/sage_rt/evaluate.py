@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from diffax.checks import require
 from experiments import main
 from experiments.progress import say
 from experiments.sage_rt import report, session, stages
@@ -31,9 +32,13 @@ def fill(run: Run, retry: bool) -> None:
     stages.respond(run)
     stages.judge(run)
     session.write_manifest(run)
-    for figure in report.write(run)[:8]:
+    found = report.write(run)
+    for figure in found[:8]:
         bounds = "" if figure.low is None else f" [{figure.low:.4f}, {figure.high:.4f}]"
         say(f"{figure.name} {figure.value:.4f}{bounds} n={figure.n_fake}", sys.stdout)
+    scored = sum(figure.n_fake or 0 for figure in found if figure.name in ("attack_success", "over_refusal"))
+    name = run.config.target.name
+    require(scored > 0, "config.target", name, "a model of whose answers some can be scored; none could")
 
 
 if __name__ == "__main__":
