@@ -17,7 +17,7 @@ Sources: Broder 1997 (Compression and Complexity of Sequences), MinHash; Leskove
 
 import unicodedata
 from array import array
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
@@ -36,7 +36,6 @@ _PERMUTATIONS = 128  # those past the bands, 125, are for estimates of J only
 _BLOCK = 64  # texts whose signatures are computed together: what fits a processor's cache
 _MIXED = 1 << 18  # permuted hashes at a time
 _LARGE = 64  # texts of a bucket from which on groups are compared by their first text only
-_RECENT = 2048  # texts of an index that wait to be sorted in
 
 
 class Sketches(NamedTuple):
@@ -155,71 +154,6 @@ def find_near_duplicates(
     """
     require(0 < threshold <= 1, "threshold", threshold, "(0, 1]")
     return group(sketch(texts, seed=seed), threshold=threshold)
-
-
-class NearDuplicateIndex:
-    """The texts kept so far, to turn away near duplicates of them as they arrive.
-
-    Unlike :func:`find_near_duplicates` a text is compared with kept texts only, never with rejected ones: so
-    two kept texts are no near duplicates, whatever arrived in between. Kept hashes are sorted arrays; band
-    keys of recent texts wait in a dictionary until there are enough to sort them in with the others.
-    """
-
-    def __init__(self, threshold: float = 0.7, *, seed: int = 0) -> None:
-        """Raises ``ValueError`` for a threshold outside (0, 1]."""
-        require(0 < threshold <= 1, "threshold", threshold, "(0, 1]")
-        self._threshold, self._seed = threshold, seed
-        self._names: list[Hashable] = []
-        self._sets: list[Hashes] = []
-        self._recent: dict[int, list[int]] = {}
-        self._settled = 0
-        self._sorted_keys, self._sorted_texts = np.zeros(0, np.uint64), np.zeros(0, np.int32)
-
-    def __len__(self) -> int:
-        """The number of texts kept."""
-        return len(self._sets)
-
-    def add(self, text: str, key: Hashable) -> Hashable | None:
-        """The key of the first kept text that this one nearly repeats; None if it is new, and now kept.
-
-        Raises ``ValueError`` for the key None.
-        """
-        require(key is not None, "key", key, "anything but None")
-        hashes = word_hashes(text)
-        keys = _band_keys(signatures([hashes], seed=self._seed))[0]
-        candidates = self._candidates(keys)
-        if candidates:
-            overlap = jaccard(hashes, [self._sets[i] for i in candidates])
-            near = np.flatnonzero(overlap >= self._threshold)
-            if len(near):
-                return self._names[candidates[near[0]]]
-        self._keep(hashes, keys, key)
-        return None
-
-    def _candidates(self, keys: UInt64[np.ndarray, "bands"]) -> list[int]:
-        found = {i for key in keys.tolist() for i in self._recent.get(key, ())}
-        low = np.searchsorted(self._sorted_keys, keys, "left")
-        high = np.searchsorted(self._sorted_keys, keys, "right")
-        for i in np.flatnonzero(high > low):
-            found.update(self._sorted_texts[low[i] : high[i]].tolist())
-        return sorted(found)
-
-    def _keep(self, hashes: Hashes, keys: UInt64[np.ndarray, "bands"], name: Hashable) -> None:
-        for key in keys.tolist():
-            self._recent.setdefault(key, []).append(len(self._sets))
-        self._sets.append(hashes)
-        self._names.append(name)
-        if len(self._sets) - self._settled >= max(_RECENT, self._settled // 8):
-            self._settle()
-
-    def _settle(self) -> None:
-        """Sorts the recent texts in with the others: a share of them at a time, so n log n altogether."""
-        pairs = [(key, i) for key, texts in self._recent.items() for i in texts]
-        keys = np.append(self._sorted_keys, np.array([key for key, _ in pairs], np.uint64))
-        texts = np.append(self._sorted_texts, np.array([i for _, i in pairs], np.int32))
-        order = np.argsort(keys, kind="stable")
-        self._sorted_keys, self._sorted_texts = keys[order], texts[order]
-        self._recent, self._settled = {}, len(self._sets)
 
 
 @lru_cache(maxsize=8)
