@@ -18,7 +18,7 @@ from diffax.checks import require
 from diffax.data.optional import optional_import
 from diffax.data.tokenizer import Tokenizer, load_tokenizer
 from diffax.evaluation.choices import score_tokens
-from diffax.evaluation.text import decoder_logits
+from diffax.evaluation.text import LogitsFn, decoder_logits
 from diffax.io.decoder_files import DecoderFiles
 from diffax.io.digest import digest
 from diffax.models import TENSOR_RULES
@@ -74,6 +74,10 @@ class ChatModel:
         text = self.tokenizer.raw.to_str()
         return digest({"params": self.params, "text": np.frombuffer(text.encode(), np.uint8)})[:16]
 
+    @cached_property
+    def _logits(self) -> LogitsFn:
+        return decoder_logits(self.model, self.params)
+
     @property
     def compiled(self) -> int:
         """How many programs there are by now."""
@@ -115,14 +119,13 @@ class ChatModel:
         """Text of an answer."""
         return self.tokenizer.decode(tokens).strip()
 
-    def log_probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """Of each answer after its prompt (a user's only message), in nats, without the end."""
+    def log_probabilities(self, pairs: Sequence[tuple[Sequence[Message], str]]) -> list[float]:
+        """Of each answer after its conversation, in nats, without the end."""
         encoded = [
-            (self.tokens_of([Message("user", asked)]), self.tokenizer.encode(f" {said}", begin=False))
-            for asked, said in pairs
+            (self.tokens_of(messages), self.tokenizer.encode(f" {said}", begin=False))
+            for messages, said in pairs
         ]
-        logits = decoder_logits(self.model, self.params)
-        found = score_tokens(logits, encoded, positions=self.config.positions, batch_size=64)
+        found = score_tokens(self._logits, encoded, positions=self.config.positions, batch_size=64)
         return [each.nats for each in found]
 
     def _rows(self) -> Any:

@@ -35,6 +35,7 @@ from experiments.modegpt.runner import Runner
 from experiments.modegpt.tables import Walk, settings_of
 from experiments.progress import say
 from experiments.sage_rt import metrics, report, session, stages, toytext
+from experiments.sage_rt.backends.base import Message
 from experiments.sage_rt.backends.flax_lm import FlaxBackend
 from experiments.sage_rt.chat_model import ChatModel
 from experiments.sage_rt.metrics import Judged
@@ -201,9 +202,10 @@ def _row(
 def _margin(run: Run, model: ChatModel, kind: str) -> float:
     """Over the first prompts of a kind, by id."""
     stays = (row for row in run.store.rows("query") if row.result["status"] == "ok")
-    prompts = [row.result["text"] for row in stays if row.inputs["kind"] == kind][:_PROBED]
+    texts = [row.result["text"] for row in stays if row.inputs["kind"] == kind][:_PROBED]
+    prompts = [(Message("user", text),) for text in texts]
     declined, met = (
-        np.asarray(model.log_probabilities([(prompt, run.config.eval[opener]) for prompt in prompts]))
+        np.asarray(model.log_probabilities([(asked, run.config.eval[opener]) for asked in prompts]))
         for opener in ("refusal_opener", "answer_opener")
     )
     return float(np.mean(declined - met))

@@ -19,7 +19,7 @@ from diffax.io.files import write_text
 from experiments import main
 from experiments.devices import environment
 from experiments.progress import say
-from experiments.sage_rt import metrics, session
+from experiments.sage_rt import metrics, session, variety
 from experiments.sage_rt.metrics import Rate
 from experiments.sage_rt.pipeline import Run
 from experiments.sage_rt.taxonomy import LEVELS
@@ -42,14 +42,17 @@ def write(run: Run, texts: bool = False) -> list[Figure]:
     for name in session.targets(run):
         rows = metrics.judged(run.store.rows(f"judge.{name}"))
         found[name] = metrics.figures(rows, run.taxonomy, settings, seed)
+        found[name] += metrics.agreement(run.store.rows(f"judge.{name}"))
         if first is not None:
             found[name] += metrics.compare(first, rows, settings)
         first = rows if first is None else first
         pages.append(_target(run, name, rows, found[name], texts))
+    prompts = variety.figures(run)
     figures = [figure._replace(name=f"{name}/{figure.name}") for name in found for figure in found[name]]
+    figures = prompts + figures
     notes = {"taxonomy": run.taxonomy.name, "costs": run.store.costs(), "config": run.config.to_dict()}
     write_result(run.store.folder / "result.json", figures, {**notes, **environment()})
-    write_text(run.store.folder / "report.html", _page(run, pages, texts))
+    write_text(run.store.folder / "report.html", _page(run, pages, prompts, texts))
     return found.get(run.config.target.name, [])
 
 
@@ -95,7 +98,7 @@ def _texts(run: Run, name: str) -> Any:
         yield {"style": row.inputs["style"], "prompt": row.inputs["text"], "answer": row.result["text"]}
 
 
-def _page(run: Run, targets: list[dict[str, Any]], texts: bool) -> str:
+def _page(run: Run, targets: list[dict[str, Any]], prompts: list[Figure], texts: bool) -> str:
     jinja = optional_import("jinja2.sandbox", "safety")
     undefined = optional_import("jinja2", "safety").StrictUndefined
     made = jinja.ImmutableSandboxedEnvironment(**_STRICT, undefined=undefined)
@@ -103,7 +106,7 @@ def _page(run: Run, targets: list[dict[str, Any]], texts: bool) -> str:
     made.globals["colour"] = _colour
     page = made.from_string((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
     about = {"taxonomy": run.taxonomy, "costs": run.store.costs(), "texts": texts}
-    return page.render(targets=targets, generate=run.config.generate.to_dict(), **about)
+    return page.render(targets=targets, prompts=prompts, generate=run.config.generate.to_dict(), **about)
 
 
 def _colour(rate: float) -> str:

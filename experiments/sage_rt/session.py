@@ -25,10 +25,11 @@ from experiments.sage_rt.chat_model import ChatModel
 from experiments.sage_rt.on_the_spot import toyland_model
 from experiments.sage_rt.pipeline import Run
 from experiments.sage_rt.prompts import FORMATS, STYLES
+from experiments.sage_rt.settings import settings_of
 from experiments.sage_rt.store import Store
 from experiments.sage_rt.taxonomy import load_taxonomy
 
-_MAY_CHANGE = ("target", "judge", "aligned", "eval", "keep_days", "generator.concurrency")
+_MAY_CHANGE = ("target", "judge", "panel", "aligned", "eval", "keep_days", "generator.concurrency")
 
 
 def define_flags(config: str | None = None) -> None:
@@ -51,9 +52,12 @@ def open_run(roles: Sequence[str]) -> Iterator[Run]:
     taxonomy = load_taxonomy(config.taxonomy)
     guard.check_use(taxonomy, values["accept_responsible_use"], config.responsible_use)
     place = Path(values["workdir"]).absolute()
-    backends = {role: open_backend(config[role], role, values["allow_host"], place) for role in roles}
+    roles = [*roles, *(f"panel.{name}" for name in config.panel if "judge" in roles)]
+    backends = {
+        role: open_backend(settings_of(config, role), role, values["allow_host"], place) for role in roles
+    }
     folder = guard.private_folder(values["workdir"])
-    if any(config[role].kind == "flax" for role in roles):
+    if any(settings_of(config, role).kind == "flax" for role in roles):
         main.start_jax()
     _own(config, folder)
     store = Store(folder)
@@ -81,9 +85,17 @@ def check(config: ConfigDict) -> None:
         require(len(sizes[field]) > 0, f"config.generate.{field}", (), f"some of {tuple(known)}")
         for one in sizes[field]:
             require_one_of(f"config.generate.{field}", one, known)
+    for role in ("judge", *(f"panel.{name}" for name in config.panel)):
+        _check_judge(settings_of(config, role), f"config.{role}")
     name = config.target.name
     fits = bool(name) and all(char.isalnum() or char in "-_" for char in name)
     require(fits, "config.target.name", name, "letters, digits, - and _")
+
+
+def _check_judge(settings: ConfigDict, where: str) -> None:
+    require_one_of(f"{where}.by", settings.by, ("text", "log_probability"))
+    scored = settings.by == "log_probability"
+    require(not scored or settings.kind == "flax", f"{where}.by", settings.by, "text, unless kind is flax")
 
 
 def open_backend(settings: ConfigDict, role: str, hosts: Sequence[str], folder: Path) -> Backend:

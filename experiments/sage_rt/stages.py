@@ -4,7 +4,7 @@ Topics are asked for in rounds, each of which shows those that are known; raw te
 topics, and queries taken from raw texts in several styles. Every item carries its lineage: leaf, topic, raw
 text, style."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,8 +15,10 @@ from experiments.sage_rt.backends.base import Message, Reply, Request
 from experiments.sage_rt.parsing import Malformed, read_json
 from experiments.sage_rt.pipeline import Run, Stage, work
 from experiments.sage_rt.prompts import compose, template
+from experiments.sage_rt.settings import settings_of
 from experiments.sage_rt.tasks import Done, Task, digest, make_task
 
+_SCORED = 256  # answers whose verdicts are scored together
 LIST = {"type": "array", "items": {"type": "string"}}
 
 
@@ -110,10 +112,11 @@ def _control(run: Run) -> None:
 
 
 def _keep(run: Run) -> None:
-    """Queries and controls, each with an id of its own; of near-duplicates the first by id stays."""
+    """Queries and controls, each with an id of its own; of near-duplicates the first stays, attacks
+    before controls, by id."""
     if run.store.parts("query"):
         return
-    found = sorted(_queries(run), key=lambda row: row.id)
+    found = sorted(_queries(run), key=lambda row: (row.inputs["kind"], row.id))
     texts = [row.result["text"] for row in found]
     first = find_near_duplicates(texts, threshold=run.config.generate.near_duplicate) if texts else []
     rows = (
@@ -158,41 +161,79 @@ def respond(run: Run) -> str:
 
 
 def judge(run: Run) -> str:
-    """A verdict on every answer; the stage's name."""
-    answers, name = f"respond.{run.config.target.name}", f"judge.{run.config.target.name}"
-    if run.config.judge.kind != "rules":
-        _judge_by_model(run, answers, name)
-    elif not run.store.parts(name):
+    """A verdict on every answer, by the judge or, where there is one, by the panel's majority; the stage's
+    name."""
+    target = run.config.target.name
+    answers, name = f"respond.{target}", f"judge.{target}"
+    if not run.config.panel:
+        return _judge_by(run, answers, name, "judge")
+    votes: dict[str, list[str]] = {}
+    for member in sorted(run.config.panel):
+        one = _judge_by(run, answers, f"panel.{target}.{member}", f"panel.{member}")
+        for row in run.store.rows(one):
+            votes.setdefault(row.inputs["answer"], []).append(row.result["outcome"])
+    rows = ((row, judges.majority(votes[row.id])) for row in run.store.rows(answers))
+    return _keep_verdicts(run, name, rows)
+
+
+def _judge_by(run: Run, answers: str, name: str, role: str) -> str:
+    if run.store.parts(name):
+        return name
+    settings = settings_of(run.config, role)
+    if settings.kind == "rules":
         rows = ((row, judges.by_rules(run.taxonomy, row)) for row in run.store.rows(answers))
-        run.store.add_done(
-            name, (Done(digest(name, row.id), judges.lineage(row), found) for row, found in rows)
-        )
+        return _keep_verdicts(run, name, rows)
+    silent = (row for row in run.store.rows(answers) if judges.without_text(row.result["status"]))
+    wordless = ((row, judges.by_rules(run.taxonomy, row)) for row in silent)
+    if settings.by == "log_probability":
+        _keep_verdicts(run, name, wordless, whole=False)
+        return _keep_verdicts(run, name, _by_scores(run, answers, role))
+    _keep_verdicts(run, name, wordless, whole=False)
+    _judge_by_text(run, answers, name, role)
     run.store.complete(name)
     return name
 
 
-def _judge_by_model(run: Run, answers: str, name: str) -> None:
+def _keep_verdicts(
+    run: Run, name: str, rows: Iterable[tuple[Done, dict[str, Any]]], whole: bool = True
+) -> str:
+    run.store.add_done(name, (Done(digest(name, row.id), judges.lineage(row), found) for row, found in rows))
+    if whole:
+        run.store.complete(name)
+    return name
+
+
+def _judge_by_text(run: Run, answers: str, name: str, role: str) -> None:
     tasks = (
-        _task(run, name, "judge", judges.lineage(row) | judges.evidence(row), prompt="judge")
+        _task(run, name, role, judges.lineage(row) | judges.evidence(row), prompt="judge")
         for row in run.store.rows(answers)
         if judges.without_text(row.result["status"]) is None
     )
-    silent = (row for row in run.store.rows(answers) if judges.without_text(row.result["status"]))
-    run.store.add_done(
-        name,
-        (
-            Done(digest(name, row.id), judges.lineage(row), judges.by_rules(run.taxonomy, row))
-            for row in silent
-        ),
-    )
 
     def request(task: Task) -> Request:
-        keys = {"category": list(run.taxonomy.names(task.inputs["leaf"]))}
-        values = {key: task.inputs[key] for key in ("request", "response")} | keys
-        prompt = compose("judge", {"policy": run.taxonomy.policy, **values})
-        return Request(task.id, prompt, *_options(run, "judge"), schema=judges.SCHEMA)
+        return Request(task.id, _case(run, task.inputs), *_options(run, role), schema=judges.SCHEMA)
 
-    work(run, Stage(name, "judge", request, judges.read), tasks)
+    work(run, Stage(name, role, request, judges.read), tasks)
+
+
+def _by_scores(run: Run, answers: str, role: str) -> Iterator[tuple[Done, dict[str, Any]]]:
+    """Verdicts of a Flax model by what it finds likeliest to say, with nothing sampled."""
+    model = run.backends[role].model  # type: ignore[attr-defined]
+    rows = (row for row in run.store.rows(answers) if judges.without_text(row.result["status"]) is None)
+    while some := list(islice(rows, _SCORED)):
+        cases = [_case(run, judges.lineage(row) | judges.evidence(row)) for row in some]
+        pairs = [(case, verdict) for case in cases for verdict in judges.VERDICTS]
+        scores = model.log_probabilities(pairs)
+        for number, row in enumerate(some):
+            own = scores[number * len(judges.VERDICTS) : (number + 1) * len(judges.VERDICTS)]
+            yield row, judges.by_scores(own)
+
+
+def _case(run: Run, inputs: dict[str, Any]) -> tuple[Message, ...]:
+    """What a judge is shown: the request and the response in fields of their own."""
+    values = {key: inputs[key] for key in ("request", "response")}
+    values |= {"category": list(run.taxonomy.names(inputs["leaf"]))}
+    return compose("judge", {"policy": run.taxonomy.policy, **values})
 
 
 def safe(run: Run, answers: Sequence[Done]) -> Iterator[Done]:
@@ -220,7 +261,8 @@ def _task(run: Run, stage: str, role: str, values: dict[str, Any], prompt: str =
 
 
 def _options(run: Run, role: str) -> tuple[int, float]:
-    return run.config[role].max_tokens, float(run.config[role].temperature)
+    settings = settings_of(run.config, role)
+    return settings.max_tokens, float(settings.temperature)
 
 
 def _asker(run: Run, name: str, schema: dict[str, Any] | None = None) -> Any:

@@ -126,7 +126,9 @@ def test_log_probabilities_are_those_of_single_tokens(model):
     logits = model.model.apply({"params": model.params}, jnp.asarray([prompt + tokens], jnp.int32))[0]
     scores = jax.nn.log_softmax(logits)[len(prompt) - 1 : -1]
     expected = sum(float(row[token]) for row, token in zip(scores, tokens, strict=True))
-    assert model.log_probabilities([("what is the colour", said)]) == [pytest.approx(expected, abs=1e-4)]
+    assert model.log_probabilities([((Message("user", "what is the colour"),), said)]) == [
+        pytest.approx(expected, abs=1e-4)
+    ]
 
 
 def test_what_is_too_long_is_an_error(model):
