@@ -35,6 +35,7 @@ class Seen(NamedTuple):
     count: int
     action: str
     body: dict[str, Any]
+    authorization: str = ""
 
 
 class Server(NamedTuple):
@@ -104,7 +105,8 @@ class _Handler:
         body = await request.json()
         digest = digest_of(body["messages"])
         action = self._plan(digest, self._counts[digest])
-        self.log.append(Seen(time.time(), digest, self._counts[digest], action, body))
+        sent = request.headers.get("Authorization", "")
+        self.log.append(Seen(time.time(), digest, self._counts[digest], action, body, sent))
         self._counts[digest] += 1
         self._flying += 1
         self.most[0] = max(self.most[0], self._flying)
