@@ -4,9 +4,11 @@ Topics are asked for in rounds, each of which shows those that are known; raw te
 topics, and queries taken from raw texts in several styles. Every item carries its lineage: leaf, topic, raw
 text, style."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from diffax.checks import require
 from diffax.data.near_duplicates import find_near_duplicates
 from experiments.sage_rt import guard, judges
 from experiments.sage_rt.backends.base import Message, Reply, Request
@@ -34,36 +36,51 @@ def allowed_leaves(run: Run) -> list[str]:
 
 
 def topics(run: Run) -> dict[str, list[str]]:
-    """Of each leaf the topics that stay, and how often in a row rounds brought none (under "")."""
-    found: dict[str, list[str]] = {leaf: [] for leaf in allowed_leaves(run)}
-    rounds = sorted(run.store.rows("expand"), key=lambda row: row.inputs["round"])
-    for row in rounds:
-        known = found[row.inputs["leaf"]]
-        for text in row.result.get("items", []):
-            if len(known) < run.config.generate.topics and _is_new(text, known, run):
-                known.append(text)
-    return found
+    """Of each leaf the topics that stay, by the rounds that are done."""
+    return _rounds(run, lambda tasks: None)
 
 
 def _expand(run: Run) -> None:
-    settings = run.config.generate
-    stage = Stage("expand", "generator", _asker(run, "expand", LIST), _list_reader(run, settings.number))
-    barren = dict.fromkeys(allowed_leaves(run), 0)
-    found = topics(run)
-    for number in range(settings.rounds):
-        short = [
-            leaf for leaf in barren if len(found[leaf]) < settings.topics and barren[leaf] < settings.patience
-        ]
-        if not short or run.store.parts("expand"):
-            break
-        work(run, stage, [_round(run, leaf, number, found[leaf]) for leaf in short])
-        before, found = found, topics(run)
-        barren = {leaf: 0 if len(found[leaf]) > len(before[leaf]) else barren[leaf] + 1 for leaf in barren}
+    number = run.config.generate.number
+    stage = Stage("expand", "generator", _asker(run, "expand", LIST), _list_reader(run, number))
+    _rounds(run, lambda tasks: work(run, stage, tasks))
     run.store.complete("expand")
 
 
+def _rounds(run: Run, ask: Callable[[list[Task]], None]) -> dict[str, list[str]]:
+    """Round after round from the first on: what a round asks for follows from those before it only, so a
+    run that was stopped, or that several processes share, asks for nothing else."""
+    settings = run.config.generate
+    found: dict[str, list[str]] = {leaf: [] for leaf in allowed_leaves(run)}
+    barren, done = dict.fromkeys(found, 0), _by_id(run, "expand")
+    for number in range(settings.rounds):
+        short = [leaf for leaf in found if len(found[leaf]) < settings.topics]
+        tasks = {
+            leaf: _round(run, leaf, number, found[leaf]) for leaf in short if barren[leaf] < settings.patience
+        }
+        if any(task.id not in done for task in tasks.values()):
+            ask(list(tasks.values()))
+            done = _by_id(run, "expand")
+        for leaf, task in tasks.items():
+            barren[leaf] = 0 if _grow(run, found[leaf], done.get(task.id)) else barren[leaf] + 1
+    return found
+
+
+def _grow(run: Run, known: list[str], row: Done | None) -> bool:
+    """Add a round's topics to those that are known; whether there were any new ones."""
+    before = len(known)
+    for text in row.result.get("items", []) if row else []:
+        if len(known) < run.config.generate.topics and _is_new(text, known, run):
+            known.append(text)
+    return len(known) > before
+
+
+def _by_id(run: Run, stage: str) -> dict[str, Done]:
+    return {row.id: row for row in run.store.rows(stage)}
+
+
 def _round(run: Run, leaf: str, number: int, known: list[str]) -> Task:
-    values = {"leaf": leaf, "round": number, "known": known, "number": run.config.generate.number}
+    values = {"leaf": leaf, "round": number, "known": list(known), "number": run.config.generate.number}
     return _task(run, "expand", "generator", values)
 
 
@@ -133,53 +150,58 @@ def _queries(run: Run) -> Iterator[Done]:
 
 def respond(run: Run) -> str:
     """The target's answers to every query that stays; the stage's name, which has the target's."""
-    name = f"respond.{run.config.target.name}"
-    model = run.backends["target"].name
-    tasks = (
-        make_task(
-            name, row.inputs | {"query": row.id, "text": row.result["text"]}, model, _options(run, "target")
-        )
-        for row in run.store.rows("query")
-        if row.result["status"] == "ok"
-    )
+    name, model = f"respond.{run.config.target.name}", run.backends["target"].name
+    options = _options(run, "target")
+
+    def tasks() -> Iterator[Task]:  # made twice rather than held
+        for row in run.store.rows("query"):
+            if row.result["status"] == "ok":
+                inputs = row.inputs | {"query": row.id, "text": row.result["text"]}
+                yield make_task(name, inputs, model, options)
+
+    known, wanted = run.store.ids(name), {task.id for task in tasks()}
+    other = bool(known and wanted) and not known & wanted
+    allowed = f"a name of its own for {model}: another model, or other options, answered under this one"
+    require(not other, "config.target.name", run.config.target.name, allowed)
+    run.store.keep(name, wanted)
 
     def request(task: Task) -> Request:
-        return Request(task.id, (Message("user", task.inputs["text"]),), *_options(run, "target"))
+        return Request(task.id, (Message("user", task.inputs["text"]),), *options)
 
-    work(run, Stage(name, "target", request, _text_reader(run)), tasks)
+    work(run, Stage(name, "target", request, _text_reader(run)), tasks())
     run.store.complete(name)
     return name
 
 
 def judge(run: Run) -> str:
-    """A verdict on every answer; the stage's name."""
+    """A verdict on every answer; the stage's name. Verdicts of another judge are replaced."""
     answers, name = f"respond.{run.config.target.name}", f"judge.{run.config.target.name}"
-    if run.config.judge.kind != "rules":
-        _judge_by_model(run, answers, name)
-    elif not run.store.parts(name):
-        rows = ((row, judges.by_rules(run.taxonomy, row)) for row in run.store.rows(answers))
-        run.store.add_done(
-            name, (Done(digest(name, row.id), judges.lineage(row), found) for row, found in rows)
-        )
+    by_model = run.config.judge.kind != "rules"
+
+    def silent() -> Iterator[Done]:
+        for row in run.store.rows(answers):
+            if not by_model or judges.without_text(row.result["status"]):
+                verdict = judges.by_rules(run.taxonomy, row)
+                yield Done(digest(name, row.id, row.result), judges.lineage(row), verdict)
+
+    def tasks() -> Iterator[Task]:
+        return _judged_by_model(run, answers, name) if by_model else iter(())
+
+    run.store.keep(name, {one.id for one in itertools.chain(silent(), tasks())})
+    run.store.add_done(name, silent())
+    if by_model:
+        _judge_by_model(run, name, tasks())
     run.store.complete(name)
     return name
 
 
-def _judge_by_model(run: Run, answers: str, name: str) -> None:
-    tasks = (
-        _task(run, name, "judge", judges.lineage(row) | judges.evidence(row), prompt="judge")
-        for row in run.store.rows(answers)
-        if judges.without_text(row.result["status"]) is None
-    )
-    silent = (row for row in run.store.rows(answers) if judges.without_text(row.result["status"]))
-    run.store.add_done(
-        name,
-        (
-            Done(digest(name, row.id), judges.lineage(row), judges.by_rules(run.taxonomy, row))
-            for row in silent
-        ),
-    )
+def _judged_by_model(run: Run, answers: str, name: str) -> Iterator[Task]:
+    for row in run.store.rows(answers):
+        if judges.without_text(row.result["status"]) is None:
+            yield _task(run, name, "judge", judges.lineage(row) | judges.evidence(row), prompt="judge")
 
+
+def _judge_by_model(run: Run, name: str, tasks: Iterable[Task]) -> None:
     def request(task: Task) -> Request:
         keys = {"category": list(run.taxonomy.names(task.inputs["leaf"]))}
         values = {key: task.inputs[key] for key in ("request", "response")} | keys
