@@ -27,8 +27,10 @@ def program(argv: Sequence[str]) -> None:
 
 def fill(run: Run, retry: bool) -> None:
     """Both stages, the manifest and the report; ``retry``: ask again what ended in an error."""
-    if retry:
-        run.store.retry(f"respond.{run.config.target.name}")
+    for stage in ("respond", "judge") if retry else ():
+        run.store.retry(f"{stage}.{run.config.target.name}")
+    allowed = "one for which experiments.sage_rt.generate has made queries"
+    require(run.store.size("query") > 0, "--workdir", str(run.store.folder), allowed)
     stages.respond(run)
     stages.judge(run)
     session.write_manifest(run)

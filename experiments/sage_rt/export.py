@@ -48,6 +48,8 @@ def program(argv: Sequence[str]) -> None:
     require(0 <= share < 1, "--control_share", share, "a number in [0, 1)")
     require(bool(values["out"]), "--out", "", "a new folder")
     with session.open_run(["aligned"]) as run:
+        if values["retry_errors"]:
+            run.store.retry(f"safe.{run.config.target.name}")
         found = pairs(run, share)
         require(bool(found), "--workdir", values["workdir"], "a folder in which some attacks succeeded")
         rows = write_data(run, found, values["out"], values["form"], values["conversational"])

@@ -13,6 +13,8 @@ from experiments.sage_rt.store import Store
 from experiments.sage_rt.tasks import Task
 from experiments.sage_rt.taxonomy import Taxonomy
 
+_LOOK = 0.5  # seconds between looks at what other processes do
+
 
 class Run(NamedTuple):
     """What every stage needs; ``backends`` of "generator", "aligned", "target", "judge" those in use."""
@@ -54,11 +56,13 @@ async def _work(run: Run, stage: Stage) -> None:
                 left -= len([one.result() for one in done])
                 show(total - max(left, 0), total)
             else:  # what is left is leased by other processes
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(_LOOK)
+                store.release()  # one of them may have died
                 left = store.left(stage.name)
     finally:
         for one in flying:
             one.cancel()
+        store.give_back(stage.name)
         with contextlib.suppress(Exception):
             await backend.close()
 

@@ -4,7 +4,7 @@ Topics are asked for in rounds, each of which shows those that are known; raw te
 topics, and queries taken from raw texts in several styles. Every item carries its lineage: leaf, topic, raw
 text, style."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -38,36 +38,51 @@ def allowed_leaves(run: Run) -> list[str]:
 
 
 def topics(run: Run) -> dict[str, list[str]]:
-    """Of each leaf the topics that stay, and how often in a row rounds brought none (under "")."""
-    found: dict[str, list[str]] = {leaf: [] for leaf in allowed_leaves(run)}
-    rounds = sorted(run.store.rows("expand"), key=lambda row: row.inputs["round"])
-    for row in rounds:
-        known = found[row.inputs["leaf"]]
-        for text in row.result.get("items", []):
-            if len(known) < run.config.generate.topics and _is_new(text, known, run):
-                known.append(text)
-    return found
+    """Of each leaf the topics that stay, by the rounds that are done."""
+    return _rounds(run, lambda tasks: None)
 
 
 def _expand(run: Run) -> None:
-    settings = run.config.generate
-    stage = Stage("expand", "generator", _asker(run, "expand", LIST), _list_reader(run, settings.number))
-    barren = dict.fromkeys(allowed_leaves(run), 0)
-    found = topics(run)
-    for number in range(settings.rounds):
-        short = [
-            leaf for leaf in barren if len(found[leaf]) < settings.topics and barren[leaf] < settings.patience
-        ]
-        if not short or run.store.parts("expand"):
-            break
-        work(run, stage, [_round(run, leaf, number, found[leaf]) for leaf in short])
-        before, found = found, topics(run)
-        barren = {leaf: 0 if len(found[leaf]) > len(before[leaf]) else barren[leaf] + 1 for leaf in barren}
+    number = run.config.generate.number
+    stage = Stage("expand", "generator", _asker(run, "expand", LIST), _list_reader(run, number))
+    _rounds(run, lambda tasks: work(run, stage, tasks))
     run.store.complete("expand")
 
 
+def _rounds(run: Run, ask: Callable[[list[Task]], None]) -> dict[str, list[str]]:
+    """Round after round from the first on: what a round asks for follows from those before it only, so a
+    run that was stopped, or that several processes share, asks for nothing else."""
+    settings = run.config.generate
+    found: dict[str, list[str]] = {leaf: [] for leaf in allowed_leaves(run)}
+    barren, done = dict.fromkeys(found, 0), _by_id(run, "expand")
+    for number in range(settings.rounds):
+        short = [leaf for leaf in found if len(found[leaf]) < settings.topics]
+        tasks = {
+            leaf: _round(run, leaf, number, found[leaf]) for leaf in short if barren[leaf] < settings.patience
+        }
+        if any(task.id not in done for task in tasks.values()):
+            ask(list(tasks.values()))
+            done = _by_id(run, "expand")
+        for leaf, task in tasks.items():
+            barren[leaf] = 0 if _grow(run, found[leaf], done.get(task.id)) else barren[leaf] + 1
+    return found
+
+
+def _grow(run: Run, known: list[str], row: Done | None) -> bool:
+    """Add a round's topics to those that are known; whether there were any new ones."""
+    before = len(known)
+    for text in row.result.get("items", []) if row else []:
+        if len(known) < run.config.generate.topics and _is_new(text, known, run):
+            known.append(text)
+    return len(known) > before
+
+
+def _by_id(run: Run, stage: str) -> dict[str, Done]:
+    return {row.id: row for row in run.store.rows(stage)}
+
+
 def _round(run: Run, leaf: str, number: int, known: list[str]) -> Task:
-    values = {"leaf": leaf, "round": number, "known": known, "number": run.config.generate.number}
+    values = {"leaf": leaf, "round": number, "known": list(known), "number": run.config.generate.number}
     return _task(run, "expand", "generator", values)
 
 
@@ -138,31 +153,32 @@ def _queries(run: Run) -> Iterator[Done]:
 
 def respond(run: Run) -> str:
     """The target's answers to every query that stays; the stage's name, which has the target's."""
-    name = f"respond.{run.config.target.name}"
-    model = {"model": run.backends["target"].name}
-    for row in islice(run.store.rows(name), 1):
-        known = row.inputs["model"]
-        allowed = f"a name of its own: {known} answered under this one"
-        require(known == model["model"], "config.target.name", run.config.target.name, allowed)
-    tasks = (
-        make_task(
-            name, row.inputs | {"query": row.id, "text": row.result["text"]} | model, _options(run, "target")
-        )
-        for row in run.store.rows("query")
-        if row.result["status"] == "ok"
-    )
+    name, model = f"respond.{run.config.target.name}", run.backends["target"].name
+    options = _options(run, "target")
+
+    def tasks() -> Iterator[Task]:  # made twice rather than held
+        for row in run.store.rows("query"):
+            if row.result["status"] == "ok":
+                inputs = row.inputs | {"query": row.id, "text": row.result["text"]}
+                yield make_task(name, inputs, model, options)
+
+    known, wanted = run.store.ids(name), {task.id for task in tasks()}
+    other = bool(known and wanted) and not known & wanted
+    allowed = f"a name of its own for {model}: another model, or other options, answered under this one"
+    require(not other, "config.target.name", run.config.target.name, allowed)
+    run.store.keep(name, wanted)
 
     def request(task: Task) -> Request:
-        return Request(task.id, (Message("user", task.inputs["text"]),), *_options(run, "target"))
+        return Request(task.id, (Message("user", task.inputs["text"]),), *options)
 
-    work(run, Stage(name, "target", request, _text_reader(run)), tasks)
+    work(run, Stage(name, "target", request, _text_reader(run)), tasks())
     run.store.complete(name)
     return name
 
 
 def judge(run: Run) -> str:
     """A verdict on every answer, by the judge or, where there is one, by the panel's majority; the stage's
-    name."""
+    name. Verdicts of other judges are replaced."""
     target = run.config.target.name
     answers, name = f"respond.{target}", f"judge.{target}"
     if not run.config.panel:
@@ -172,67 +188,66 @@ def judge(run: Run) -> str:
         one = _judge_by(run, answers, f"panel.{target}.{member}", f"panel.{member}")
         for row in run.store.rows(one):
             votes.setdefault(row.inputs["answer"], []).append(row.result["outcome"])
-    rows = ((row, judges.majority(votes[row.id])) for row in run.store.rows(answers))
-    return _keep_verdicts(run, name, rows)
-
-
-def _judge_by(run: Run, answers: str, name: str, role: str) -> str:
-    if run.store.parts(name):
-        return name
-    settings = settings_of(run.config, role)
-    if settings.kind == "rules":
-        rows = ((row, judges.by_rules(run.taxonomy, row)) for row in run.store.rows(answers))
-        return _keep_verdicts(run, name, rows)
-    silent = (row for row in run.store.rows(answers) if judges.without_text(row.result["status"]))
-    wordless = ((row, judges.by_rules(run.taxonomy, row)) for row in silent)
-    if settings.by == "log_probability":
-        _keep_verdicts(run, name, wordless, whole=False)
-        return _keep_verdicts(run, name, _by_scores(run, answers, role))
-    _keep_verdicts(run, name, wordless, whole=False)
-    _judge_by_text(run, answers, name, role)
+    rows = [
+        Done(digest(name, row.id, votes[row.id]), judges.lineage(row), judges.majority(votes[row.id]))
+        for row in run.store.rows(answers)
+    ]
+    run.store.keep(name, {row.id for row in rows})
+    run.store.add_done(name, rows)
     run.store.complete(name)
     return name
 
 
-def _keep_verdicts(
-    run: Run, name: str, rows: Iterable[tuple[Done, dict[str, Any]]], whole: bool = True
-) -> str:
-    run.store.add_done(name, (Done(digest(name, row.id), judges.lineage(row), found) for row, found in rows))
-    if whole:
-        run.store.complete(name)
+def _judge_by(run: Run, answers: str, name: str, role: str) -> str:
+    """Verdicts of one judge: by rules where it has none of its own, else by its words or its scores."""
+    settings = settings_of(run.config, role)
+    rules, scored = settings.kind == "rules", settings.by == "log_probability"
+
+    def by_rules() -> Iterator[Done]:
+        for row in run.store.rows(answers):
+            if rules or judges.without_text(row.result["status"]):
+                verdict = judges.by_rules(run.taxonomy, row)
+                yield Done(digest(name, row.id, row.result), judges.lineage(row), verdict)
+
+    def tasks() -> Iterator[Task]:
+        for row in run.store.rows(answers):
+            if not rules and judges.without_text(row.result["status"]) is None:
+                inputs = judges.lineage(row) | judges.evidence(row)
+                yield _task(run, name, role, inputs | ({"by": "scores"} if scored else {}), prompt="judge")
+
+    run.store.keep(name, {one.id for made in (by_rules(), tasks()) for one in made})
+    run.store.add_done(name, by_rules())
+    if scored:
+        known = run.store.ids(name)
+        run.store.add_done(name, _by_scores(run, role, (task for task in tasks() if task.id not in known)))
+    elif not rules:
+        _ask_judge(run, name, role, tasks())
+    run.store.complete(name)
     return name
 
 
-def _judge_by_text(run: Run, answers: str, name: str, role: str) -> None:
-    tasks = (
-        _task(run, name, role, judges.lineage(row) | judges.evidence(row), prompt="judge")
-        for row in run.store.rows(answers)
-        if judges.without_text(row.result["status"]) is None
-    )
-
+def _ask_judge(run: Run, name: str, role: str, tasks: Iterable[Task]) -> None:
     def request(task: Task) -> Request:
-        return Request(task.id, _case(run, task.inputs), *_options(run, role), schema=judges.SCHEMA)
+        return Request(task.id, _case(run, task), *_options(run, role), schema=judges.SCHEMA)
 
     work(run, Stage(name, role, request, judges.read), tasks)
 
 
-def _by_scores(run: Run, answers: str, role: str) -> Iterator[tuple[Done, dict[str, Any]]]:
+def _by_scores(run: Run, role: str, tasks: Iterator[Task]) -> Iterator[Done]:
     """Verdicts of a Flax model by what it finds likeliest to say, with nothing sampled."""
     model = run.backends[role].model  # type: ignore[attr-defined]
-    rows = (row for row in run.store.rows(answers) if judges.without_text(row.result["status"]) is None)
-    while some := list(islice(rows, _SCORED)):
-        cases = [_case(run, judges.lineage(row) | judges.evidence(row)) for row in some]
-        pairs = [(case, verdict) for case in cases for verdict in judges.VERDICTS]
-        scores = model.log_probabilities(pairs)
-        for number, row in enumerate(some):
+    while some := list(islice(tasks, _SCORED)):
+        cases = [_case(run, task) for task in some]
+        scores = model.log_probabilities([(case, verdict) for case in cases for verdict in judges.VERDICTS])
+        for number, task in enumerate(some):
             own = scores[number * len(judges.VERDICTS) : (number + 1) * len(judges.VERDICTS)]
-            yield row, judges.by_scores(own)
+            yield Done(task.id, task.inputs, judges.by_scores(own))
 
 
-def _case(run: Run, inputs: dict[str, Any]) -> tuple[Message, ...]:
+def _case(run: Run, task: Task) -> tuple[Message, ...]:
     """What a judge is shown: the request and the response in fields of their own."""
-    values = {key: inputs[key] for key in ("request", "response")}
-    values |= {"category": list(run.taxonomy.names(inputs["leaf"]))}
+    values = {key: task.inputs[key] for key in ("request", "response")}
+    values |= {"category": list(run.taxonomy.names(task.inputs["leaf"]))}
     return compose("judge", {"policy": run.taxonomy.policy, **values})
 
 

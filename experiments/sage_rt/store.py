@@ -3,16 +3,18 @@
 A task is pending, leased (by a process, for a time) or done; its result and its state change in one
 transaction. A complete stage moves to ``data/STAGE/part-HASH.parquet``, sorted by id, under temporary names
 that are renamed, and only then leaves the queue: files and queue are the truth, whatever was killed when.
-Every part is named by its content, so undisturbed and resumed runs have the same files."""
+Every part is named by its content, so undisturbed and resumed runs have the same files. What is added to a
+complete stage, or taken out of it, opens it again."""
 
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ CREATE TABLE IF NOT EXISTS parts (stage TEXT, number INTEGER, file TEXT, rows IN
 number)); """
 _PENDING, _LEASED, _DONE = 0, 1, 2
 _PART = 50_000  # rows of a file
+_NUMBERS = itertools.count()  # of this process's objects
 _LEASE = 3600.0  # seconds until another host takes a task over; here a dead owner's go back at once
 
 
@@ -41,11 +44,11 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._owner = f"{os.getpid()}:{_started(os.getpid())}"
+        self._owner = f"{os.getpid()}:{_started(os.getpid())}:{next(_NUMBERS)}"
         self._base = sqlite3.connect(folder / "queue.sqlite", isolation_level=None, timeout=60)
         os.chmod(folder / "queue.sqlite", 0o600)
         self._base.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _TABLES)
-        self._release()
+        self.release()
 
     def close(self) -> None:
         """Close the queue."""
@@ -53,18 +56,11 @@ class Store:
 
     def add(self, tasks: Iterable[Task]) -> None:
         """Put tasks in; those that are known stay as they are."""
-        rows = ((task.id, task.stage, canonical(task.inputs)) for task in tasks)
-        with self._transaction():
-            self._base.executemany("INSERT OR IGNORE INTO tasks (id, stage, inputs) VALUES (?, ?, ?)", rows)
+        self._insert((task.id, task.stage, _PENDING, canonical(task.inputs), None) for task in tasks)
 
     def add_done(self, stage: str, rows: Iterable[Done]) -> None:
         """Put in what needed no work of a model."""
-        values = ((row.id, stage, _DONE, canonical(row.inputs), canonical(row.result)) for row in rows)
-        with self._transaction():
-            self._base.executemany(
-                "INSERT OR IGNORE INTO tasks (id, stage, state, inputs, result) VALUES (?, ?, ?, ?, ?)",
-                values,
-            )
+        self._insert((row.id, stage, _DONE, canonical(row.inputs), canonical(row.result)) for row in rows)
 
     def lease(self, stage: str, count: int) -> list[Task]:
         """At most ``count`` pending tasks, now this process's."""
@@ -104,14 +100,31 @@ class Store:
         """Tasks, done or not."""
         return self._one("SELECT count(*) FROM tasks WHERE stage = ?", stage)
 
-    def retry(self, stage: str) -> int:
-        """Put back what ended in "error"; how many."""
+    def retry(self, stage: str, *derived: str) -> int:
+        """Drop what ended in "error", and with it stages that follow from it alone; how many were dropped.
+
+        They are asked for again when they are added again.
+        """
         with self._transaction():
-            return self._base.execute(
-                "UPDATE tasks SET state = ?, result = NULL WHERE stage = ? AND state = ? "
-                "AND json_extract(result, '$.status') = 'error'",
-                (_PENDING, stage, _DONE),
-            ).rowcount
+            query = "DELETE FROM tasks WHERE stage = ? AND json_extract(result, '$.status') = 'error'"
+            self._open_again(stage)
+            dropped = self._base.execute(query, (stage,)).rowcount
+            for one in derived if dropped else ():
+                self._base.execute("DELETE FROM parts WHERE stage = ?", (one,))
+                self._base.execute("DELETE FROM tasks WHERE stage = ?", (one,))
+        return dropped
+
+    def ids(self, stage: str) -> set[str]:
+        """Of all tasks, done or not."""
+        return {row[0] for row in self._base.execute("SELECT id FROM tasks WHERE stage = ?", (stage,))}
+
+    def keep(self, stage: str, ids: set[str]) -> None:
+        """Drop all others."""
+        others = self.ids(stage) - ids
+        if others:
+            with self._transaction():
+                self._open_again(stage)
+                self._base.executemany("DELETE FROM tasks WHERE id = ?", [(one,) for one in others])
 
     def costs(self) -> dict[str, dict[str, float]]:
         """Of each stage: replies, and attempts, tokens and seconds over all attempts."""
@@ -121,14 +134,12 @@ class Store:
 
     def rows(self, stage: str) -> Iterator[Done]:
         """What is done, by id; a part of a file at a time."""
-        files = self.parts(stage)
-        for file in files:
-            yield from _read_part(file)
-        if not files:
-            last = ""
-            while found := self._some(stage, last):
-                last = found[-1].id
-                yield from found
+        last = ""
+        while not self.parts(stage) and (found := self._some(stage, last)):
+            last = found[-1].id
+            yield from found
+        for file in self.parts(stage):  # another process may have moved the rest there meanwhile
+            yield from (row for row in _read_part(file) if row.id > last)
 
     def parts(self, stage: str) -> list[Path]:
         """The files of a stage that is complete; none before."""
@@ -136,42 +147,70 @@ class Store:
         return [self.folder / row[0] for row in found.fetchall()]
 
     def complete(self, stage: str) -> None:
-        """Move a stage whose tasks are all done into files."""
-        if self.parts(stage) or not self.size(stage):
-            return
-        assert not self.left(stage), stage
+        """Move a stage whose tasks are all done into files; of several processes one does."""
+        with open(self.folder / "complete.lock", "w") as lock:
+            os.chmod(lock.name, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.size(stage) and not self.parts(stage):
+                assert not self.left(stage), stage
+                self._write(stage)
+
+    def release(self) -> None:
+        """Take back the tasks of processes that are no more, and those whose lease is over."""
+        with self._transaction():
+            owners = self._base.execute("SELECT DISTINCT owner FROM tasks WHERE state = 1").fetchall()
+            gone = [owner for (owner,) in owners if not _alive(owner)]
+            self._base.executemany("UPDATE tasks SET state = 0 WHERE state = 1 AND owner = ?", zip(gone))
+            self._base.execute("UPDATE tasks SET state = 0 WHERE state = 1 AND until < ?", (time.time(),))
+
+    def give_back(self, stage: str) -> None:
+        """What was leased and is not finished is pending again."""
+        query = "UPDATE tasks SET state = 0 WHERE stage = ? AND state = 1 AND owner = ?"
+        with self._transaction():
+            self._base.execute(query, (stage, self._owner))
+
+    def _write(self, stage: str) -> None:
+        folder = self.folder / "data" / stage
         rows, written = self.rows(stage), []
-        while some := list(islice(rows, _PART)):
-            written.append((_write_part(self.folder / "data" / stage, some), len(some)))
+        while some := list(itertools.islice(rows, _PART)):
+            written.append((_write_part(folder, some), len(some)))
         with self._transaction():
             names = [
                 (stage, n, str(file.relative_to(self.folder)), size) for n, (file, size) in enumerate(written)
             ]
             self._base.executemany("INSERT INTO parts VALUES (?, ?, ?, ?)", names)
             self._base.execute("UPDATE tasks SET inputs = NULL, result = NULL WHERE stage = ?", (stage,))
-        for file in set((self.folder / "data" / stage).iterdir()) - {file for file, _ in written}:
-            file.unlink()  # of a run that was killed while it wrote
+        for file in set(folder.iterdir()) - {file for file, _ in written}:
+            file.unlink()  # of a killed run, or from before the stage was opened again
+
+    def _insert(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Rows of one stage that are not known; a complete stage that gets some is open again."""
+        query = "INSERT OR IGNORE INTO tasks (id, stage, state, inputs, result) VALUES (?, ?, ?, ?, ?)"
+        with self._transaction():
+            stages: set[str] = set()
+            for row in rows:
+                if self._base.execute(query, row).rowcount:
+                    stages.add(row[1])
+            for stage in stages:
+                self._open_again(stage)
+
+    def _open_again(self, stage: str) -> None:
+        """Within a transaction: a stage's content is in the queue again; its files go when it is complete."""
+        for file in self.parts(stage):
+            values = ((canonical(row.inputs), canonical(row.result), row.id) for row in _read_part(file))
+            self._base.executemany("UPDATE tasks SET inputs = ?, result = ? WHERE id = ?", values)
+        self._base.execute("DELETE FROM parts WHERE stage = ?", (stage,))
 
     def _some(self, stage: str, last: str) -> list[Done]:
         found = self._base.execute(
             "SELECT id, inputs, result FROM tasks WHERE stage = ? AND id > ? AND state = ? "
-            "ORDER BY id LIMIT 2000",
+            "AND inputs IS NOT NULL ORDER BY id LIMIT 2000",
             (stage, last, _DONE),
         ).fetchall()
         return [Done(row[0], json.loads(row[1]), json.loads(row[2])) for row in found]
 
     def _one(self, query: str, *values: Any) -> int:
         return int(self._base.execute(query, values).fetchone()[0])
-
-    def _release(self) -> None:
-        """Take back the tasks of processes that are no more, and those whose lease is over."""
-        with self._transaction():
-            owners = self._base.execute("SELECT DISTINCT owner FROM tasks WHERE state = 1").fetchall()
-            gone = [owner for (owner,) in owners if not _alive(owner)]
-            self._base.executemany(
-                "UPDATE tasks SET state = 0 WHERE state = 1 AND owner = ?", [(o,) for o in gone]
-            )
-            self._base.execute("UPDATE tasks SET state = 0 WHERE state = 1 AND until < ?", (time.time(),))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -193,7 +232,7 @@ def _started(process: int) -> str:
 
 
 def _alive(owner: str) -> bool:
-    process, started = owner.split(":")
+    process, started, _ = owner.split(":")
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:

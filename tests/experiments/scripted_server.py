@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 Plan = Callable[[str, int], str]
+Play = Callable[[list[dict[str, str]]], str]
 
 
 class Seen(NamedTuple):
@@ -35,6 +36,7 @@ class Seen(NamedTuple):
     count: int
     action: str
     body: dict[str, Any]
+    authorization: str = ""
 
 
 class Server(NamedTuple):
@@ -69,10 +71,11 @@ def closed_port() -> int:
 
 @contextlib.asynccontextmanager
 async def scripted_server(
-    plan: Plan = lambda digest, count: "ok", seconds: float = 0.0
+    plan: Plan = lambda digest, count: "ok", seconds: float = 0.0, play: Play | None = None
 ) -> AsyncIterator[Server]:
-    """The server, at a free port, while the block runs; ``seconds`` is how long each request takes."""
-    handler = _Handler(plan, seconds)
+    """The server, at a free port, while the block runs; ``seconds`` is how long each request takes, ``play``
+    writes the replies of "ok"."""
+    handler = _Handler(plan, seconds, play)
     app = web.Application()
     app.router.add_post("/v1/chat/completions", handler.answer)
     app.router.add_route("*", "/elsewhere", handler.elsewhere)
@@ -89,11 +92,11 @@ async def scripted_server(
 
 
 class _Handler:
-    def __init__(self, plan: Plan, seconds: float) -> None:
+    def __init__(self, plan: Plan, seconds: float, play: Play | None) -> None:
         self.log: list[Seen] = []
         self.most, self._flying = [0], 0
         self.end = asyncio.Event()
-        self._plan, self._seconds = plan, seconds
+        self._plan, self._seconds, self._play = plan, seconds, play
         self._counts: Counter[str] = Counter()
 
     async def elsewhere(self, request: web.Request) -> web.Response:
@@ -104,12 +107,15 @@ class _Handler:
         body = await request.json()
         digest = digest_of(body["messages"])
         action = self._plan(digest, self._counts[digest])
-        self.log.append(Seen(time.time(), digest, self._counts[digest], action, body))
+        sent = request.headers.get("Authorization", "")
+        self.log.append(Seen(time.time(), digest, self._counts[digest], action, body, sent))
         self._counts[digest] += 1
         self._flying += 1
         self.most[0] = max(self.most[0], self._flying)
         try:
             await asyncio.sleep(self._seconds)
+            if self._play is not None and action == "ok":
+                action = f"text {self._play(body['messages'])}"
             return await self._act(request, action, body)
         finally:
             self._flying -= 1
