@@ -1,8 +1,8 @@
 """Small runs in Toyland for the tests: three leaves, models by name, no program started."""
 
+import asyncio
 import json
 import os
-import asyncio
 import threading
 from contextlib import contextmanager
 

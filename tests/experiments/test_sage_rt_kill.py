@@ -30,7 +30,11 @@ def generate(server, folder):
     flags = [f"--config.generator.{name}={value}" for name, value in about.items()]
     words = [sys.executable, "-m", "experiments.sage_rt.generate", f"--workdir={folder}"]
     return subprocess.Popen(
-        [*words, f"--config={CONFIG}", *flags], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [*words, f"--config={CONFIG}", *flags],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
 
 

@@ -16,6 +16,7 @@ from experiments.sage_rt.backends.http import HttpBackend
 KEY = "canary/7f3b-Zq+9"
 FORMS = [KEY, KEY.replace("/", "\\/"), "canary%2F7f3b-Zq%2B9", "7f3b-Zq"]
 
+
 def plan(digest, count):
     """A third is an error with the headers sent, the others are answers that hold the key."""
     return "echo" if int(digest, 16) % 3 == 0 else f"text your key is {KEY} , is it not ?"
@@ -49,7 +50,12 @@ def test_a_program_shows_it_nowhere(tmp_path):
     with server_in_a_thread(plan) as server:
         flags += [f"--config.target.url={server.url}", "--config.target.key_env=SAGE_KEY"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.sage_rt.evaluate", "--config=configs/sage_rt/toyland.py:smoke"]
+            [
+                sys.executable,
+                "-m",
+                "experiments.sage_rt.evaluate",
+                "--config=configs/sage_rt/toyland.py:smoke",
+            ]
             + flags,
             cwd=ROOT,
             env={**ENVIRONMENT, "SAGE_KEY": KEY, "DIFFAX_TRACEBACK": "1"},
