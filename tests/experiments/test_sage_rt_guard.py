@@ -75,8 +75,8 @@ def declared(**changes):
 def test_a_program_without_consent_sends_nothing(tmp_path):
     with server_in_a_thread() as server:
         about = {"kind": "http", "url": server.url, "model": "m"}
-        flags = {f"config.generator.{name}": value for name, value in about.items()}
-        flags |= {"config": "configs/sage_rt/toyland.py:smoke", "config.taxonomy": "alert"}
+        flags = {"config": "configs/sage_rt/toyland.py:smoke", "config.taxonomy": "alert"}
+        flags |= {f"config.generator.{name}": value for name, value in about.items()}
         done = launch_module("experiments.sage_rt.generate", workdir=tmp_path / "run", **flags)
         assert (done.returncode, done.stdout, server.log) == (2, "", [])
     assert done.stderr == (

@@ -89,5 +89,5 @@ def test_a_file_of_ones_own(tmp_path):
     nodes = [{"id": "a", "name": "x", "parent": None}, {"id": "b", "name": "y", "parent": "a"}]
     file.write_text(json.dumps({"policy": "p", "nodes": nodes}))
     assert (load_taxonomy(str(file)).name, load_taxonomy(str(file)).path("b")) == ("mine", ("a", "b"))
-    with pytest.raises(ValueError, match='taxonomy: got .*, allowed: "toyland", "alert", or a JSON file'):
+    with pytest.raises(ValueError, match=r'taxonomy: got .*, allowed: "toyland", "alert", or a JSON file'):
         load_taxonomy(str(tmp_path / "none.json"))
