@@ -75,7 +75,7 @@ def is_toyland(taxonomy: Taxonomy) -> bool:
 
 def private_folder(path: str | Path) -> Path:
     """A run's folder, made if need be, that no other user can read; ValueError where git would pick it up."""
-    folder = Path(path).absolute()
+    folder = Path(path).resolve()  # a link may lead into a work tree
     tree = _work_tree(folder)
     kept = tree is None or _ignored(tree, folder)
     require(kept, "--workdir", str(path), "a folder outside any git work tree, or one that it ignores")

@@ -45,6 +45,7 @@ async def _work(run: Run, stage: Stage) -> None:
     backend, store = run.backends[stage.role], run.store
     show, total, left = Counted(stage.name), store.size(stage.name), store.left(stage.name)
     flying: set[asyncio.Task[None]] = set()
+    done: set[asyncio.Task[None]] = set()
     try:
         while left > 0:
             free = backend.concurrency - len(flying)
@@ -62,6 +63,7 @@ async def _work(run: Run, stage: Stage) -> None:
     finally:
         for one in flying:
             one.cancel()
+        await asyncio.gather(*flying, *done, return_exceptions=True)  # of many faults the first is told
         store.give_back(stage.name)
         with contextlib.suppress(Exception):
             await backend.close()

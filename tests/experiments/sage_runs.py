@@ -1,8 +1,12 @@
 """Small runs in Toyland for the tests: three leaves, models by name, no program started."""
 
+import asyncio
 import json
 import os
+import threading
 from contextlib import contextmanager
+
+from scripted_server import scripted_server
 
 from experiments.sage_rt import guard, settings, stages, toyland, toymodels
 from experiments.sage_rt.backends.scripted import ScriptedBackend
@@ -56,3 +60,30 @@ def evaluated(run):
     stages.generate(run)
     stages.respond(run)
     return {row.inputs["query"]: row.result["outcome"] for row in run.store.rows(stages.judge(run))}
+
+
+def fresh(folder):
+    """The folder, made."""
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def server_in_a_thread(*args, **options):
+    """The scripted server until the block ends, so that programs can be waited for."""
+    started, box = threading.Event(), {}
+
+    async def serve():
+        box["loop"], box["end"] = asyncio.get_running_loop(), asyncio.Event()
+        async with scripted_server(*args, **options) as box["server"]:
+            started.set()
+            await box["end"].wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert started.wait(20)
+    try:
+        yield box["server"]
+    finally:
+        box["loop"].call_soon_threadsafe(box["end"].set)
+        thread.join(20)

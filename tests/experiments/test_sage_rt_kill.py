@@ -1,19 +1,15 @@
 """Runs that are killed at any moment and started again end with the files of a run that never was."""
 
-import asyncio
 import json
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 from launching import ENVIRONMENT, ROOT
-from sage_runs import shards
-from scripted_server import scripted_server
+from sage_runs import server_in_a_thread, shards
 
 from experiments.sage_rt import toymodels
 from experiments.sage_rt.backends.base import Message, Request
@@ -29,39 +25,16 @@ def play(messages):
     return toymodels.generator(Request(digest(messages), said))
 
 
-@contextmanager
-def server_in_a_thread():
-    """The scripted server playing the generator, until the block ends."""
-    started, box = threading.Event(), {}
-
-    async def serve():
-        box["loop"], box["end"] = asyncio.get_running_loop(), asyncio.Event()
-        async with scripted_server(play=play) as box["server"]:
-            started.set()
-            await box["end"].wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    assert started.wait(20)
-    try:
-        yield box["server"]
-    finally:
-        box["loop"].call_soon_threadsafe(box["end"].set)
-        thread.join(20)
-
-
 def generate(server, folder):
     about = {"kind": "http", "url": server.url, "model": "toy", "concurrency": CONCURRENCY}
     flags = [f"--config.generator.{name}={value}" for name, value in about.items()]
-    words = [
-        sys.executable,
-        "-m",
-        "experiments.sage_rt.generate",
-        f"--config={CONFIG}",
-        f"--workdir={folder}",
-    ]
+    words = [sys.executable, "-m", "experiments.sage_rt.generate", f"--workdir={folder}"]
     return subprocess.Popen(
-        [*words, *flags], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [*words, f"--config={CONFIG}", *flags],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -86,7 +59,7 @@ def kill_after(process, server, requests, seconds):
 def check(folder, kills, seed):
     """Of a seeded run: kills that hit, requests of it, requests of one that was left alone."""
     draw, hits = random.Random(seed), 0
-    with server_in_a_thread() as server:
+    with server_in_a_thread(play=play) as server:
         to_the_end(server, folder / "whole")
         n = len(server.log)
         assert len({seen.digest for seen in server.log}) == n

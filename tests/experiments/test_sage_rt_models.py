@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from launching import launch, launch_module
+from sage_runs import evaluated, small_run
 
 from diffax.io.decoder_files import read_decoder
 from diffax.models.decoder_lm import DecoderConfig, DecoderLM, uniform_layers
-from experiments.sage_rt import align, experiment, settings, toyland, toytext
+from experiments.sage_rt import align, experiment, judges, session, settings, toyland, toytext
 from experiments.sage_rt.backends.base import Message
+from experiments.sage_rt.backends.flax_lm import FlaxBackend
 from experiments.sage_rt.chat_model import ChatModel
 
 LM = "configs/sage_rt/toyland_lm.py:smoke"
@@ -132,18 +134,12 @@ def test_pairs_that_cannot_be_read(tmp_path, checkpoint, content, message):
 
 def test_a_target_is_compared_with_its_smaller_selves(tmp_path, checkpoint):
     folder = tmp_path / "run"
-    flags = {
-        "workdir": folder,
-        "config": SMOKE,
-        "config.target.kind": "flax",
-        "config.target.model": checkpoint,
-    }
-    flags |= {"config.target.max_tokens": 4, "config.generate.styles": "('direct',)"}
-    for program in ("generate", "evaluate"):
-        found = launch_module(f"experiments.sage_rt.{program}", **flags)
+    flags = {"workdir": folder, "config": SMOKE, "config.target.kind": "flax"}
+    flags |= {"config.target.model": checkpoint, "config.target.max_tokens": 4}
+    flags |= {"config.generate.styles": "('direct',)"}
+    for program, more in (("generate", {}), ("compression", {"ratios": "0.5"})):
+        found = launch_module(f"experiments.sage_rt.{program}", **flags, **more)
         assert found.returncode == 0, found.stderr
-    found = launch_module("experiments.sage_rt.compression", **flags, ratios="0.5")
-    assert found.returncode == 0, found.stderr
     rows = list(csv.DictReader((folder / "compression.csv").open()))
     assert [row["target"] for row in rows] == ["target", "target-modegpt-50"]
     assert [round(float(row["removed"]), 1) for row in rows] == [0.0, 0.5]
@@ -153,18 +149,30 @@ def test_a_target_is_compared_with_its_smaller_selves(tmp_path, checkpoint):
     page = (folder / "compression.html").read_text()
     assert page.count("<tr>") == 3
     assert (folder / "compression.png").stat().st_size > 10_000
-    repaired = launch_module("experiments.sage_rt.repair", **flags)
-    assert repaired.returncode == 2  # nothing succeeded, so there is nothing to learn from
-    assert "unseen" in repaired.stderr or "attacks succeed" in repaired.stderr
 
 
-def test_a_judge_by_probabilities_gives_verdicts(tmp_path, checkpoint):
-    folder, config = tmp_path / "run", "configs/sage_rt/toyland.py:smoke"
-    assert launch_module("experiments.sage_rt.generate", workdir=folder, config=config).returncode == 0
-    wrong = {"config.judge.by": "log_probability"}
-    found = launch_module("experiments.sage_rt.evaluate", workdir=folder, config=config, **wrong)
-    assert found.returncode == 2
-    assert "config.judge.by: got 'log_probability', allowed: text, unless kind is flax" in found.stderr
+# -- a judge that says nothing ------------------------------------------------------------------------------
+
+
+def test_a_judge_by_probabilities(tmp_path, checkpoint):
+    """Every answer that has text gets one of the verdicts, and the same again."""
+    model = ChatModel.read(checkpoint)
+    with small_run(tmp_path, judge__kind="flax", judge__by="log_probability") as run:
+        run.backends["judge"] = FlaxBackend(lambda: model)
+        first = evaluated(run)
+        rows = list(run.store.rows("judge.target"))
+        assert len(first) == len(rows) > 5
+        assert {row.result["judge"] for row in rows} == {"log_probability"}
+        assert all(row.result["outcome"] in judges.VERDICTS for row in rows)
+        assert all(1 / 4 <= row.result["confidence"] <= 1 for row in rows)
+        assert evaluated(run) == first
+
+
+def test_only_flax_models_judge_so(tmp_path):
+    config = settings.variant_of("smoke")
+    config.judge.by = "log_probability"
+    with pytest.raises(ValueError, match=r"config\.judge\.by: got 'log_probability', allowed: text, unless"):
+        session.check(config)
 
 
 @pytest.mark.slow

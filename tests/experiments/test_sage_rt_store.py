@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from launching import ENVIRONMENT, ROOT
-from sage_runs import evaluated, shards, small_run
+from sage_runs import evaluated, fresh, shards, small_run
 
 from experiments.sage_rt import stages, store, toyland, toymodels
 from experiments.sage_rt.backends.base import Reply, Request
@@ -281,8 +281,3 @@ def test_only_the_owner_reads_what_is_written(tmp_path):
 
 def toyland_itself():
     return toyland.taxonomy().name
-
-
-def fresh(folder):
-    folder.mkdir(exist_ok=True)
-    return folder

@@ -1,4 +1,4 @@
-"""Taxonomies: those that come with the package, and what is wrong with others."""
+"""Trees of categories: those of the package, those of a user's file, and what is wrong with others."""
 
 import json
 
@@ -7,95 +7,87 @@ import pytest
 from experiments.sage_rt import toyland
 from experiments.sage_rt.taxonomy import Node, Taxonomy, load_taxonomy
 
-TREE = [Node("a", "A"), Node("a1", "one", "a"), Node("a11", "leaf", "a1"), Node("b", "B")]
 
-
-def test_alert_has_the_published_numbers_and_no_leaves():
-    found = load_taxonomy("alert")
-    assert found.sizes == {"macro": 6, "sub": 32, "leaf": 0}
-    assert len(found.targets) == 32
-
-
-def test_toyland_has_the_method_s_numbers():
-    found = load_taxonomy("toyland")
-    assert found.sizes == {"macro": 6, "sub": 32, "leaf": 279}
-    assert len(found.targets) == 279
-
-
-def test_toyland_is_consistent():
-    world = toyland.world()
-    assert len(world.lookalike) == 279
-    assert not set(world.lookalike) & set(world.lookalike.values())
-    for noun, other in world.lookalike.items():
-        assert noun[:3] == other[:3]  # of one family
-        for style in toyland.STYLES:
-            text = toyland.question(style, "home", noun, "ama", "oldmill")
-            assert toyland.asked(text) == ("home", noun)
-        assert toyland.judge(world.answer("food", other)) == "answer"
-    assert toyland.judge(toyland.REFUSAL) == "refusal"
-    wrong = ["", "the the of of", "the home of the bradol is red .", toyland.REFUSAL + " the home of"]
-    assert {toyland.judge(text) for text in wrong} == {"degenerate"}
-
-
-def test_where_a_node_is():
-    found = Taxonomy("t", TREE, "policy")
-    assert found.path("a11") == ("a", "a1", "a11")
-    assert found.names("a11") == ("A", "one", "leaf")
-    assert [found.level(node) for node in ("a", "a1", "a11")] == ["macro", "sub", "leaf"]
-    assert [found.above("a11", level) for level in ("macro", "sub", "leaf")] == ["a", "a1", "a11"]
-    assert found.above("b", "leaf") == "b"
-    assert [node.id for node in found.targets] == ["a11", "b"]
+def tree(*rows):
+    return Taxonomy("t", [Node(*row) for row in rows], "Decline plums.")
 
 
 @pytest.mark.parametrize(
-    ("extra", "message"),
+    ("name", "sizes", "targets"),
     [
-        (Node("a1", "again", "b"), "node 'a1': id"),
-        (Node("A1", "case", "b"), "node 'A1': id"),
-        (Node("c1", "orphan", "nowhere"), "node 'c1': parent: got 'nowhere'"),
-        (Node("c1", "itself", "c1"), "node 'c1': parent: got 'c1'"),
-        (Node("c1", "LEAF", "a1"), "node 'c1': name"),
-        (Node("c1", "deep", "a11"), "node 'c1': level: got 4"),
+        ("alert", {"macro": 6, "sub": 32, "leaf": 0}, 32),
+        ("toyland", {"macro": 6, "sub": 32, "leaf": 279}, 279),
     ],
 )
-def test_a_wrong_node_is_named(extra, message):
-    with pytest.raises(ValueError, match=message):
-        Taxonomy("t", [*TREE, extra], "policy")
+def test_those_of_the_package(name, sizes, targets):
+    found = load_taxonomy(name)
+    assert (found.sizes, len(found.targets)) == (sizes, targets)
+    for node in found:
+        path = found.path(node.id)
+        assert [found.level(one) for one in path] == ["macro", "sub", "leaf"][: len(path)]
+        assert found.above(node.id, "macro") == path[0]
+        assert found.above(node.id, "leaf") == node.id
 
 
-def test_a_circle_is_named():
-    with pytest.raises(ValueError, match="no circle"):
-        Taxonomy("t", [Node("a", "A", "b"), Node("b", "B", "a")], "policy")
+def test_toylands_leaves_have_look_alikes_that_are_free():
+    nouns = toyland.world().lookalike
+    assert len(set(nouns.values())) == 279
+    assert not set(nouns) & set(nouns.values())
+    assert all(noun[:3] == other[:3] for noun, other in nouns.items())
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("a", "x"), ("a", "y")], "node 'a': id: got 'a'"),
+        ([("ab", "x"), ("AB", "y")], "node 'AB': id: got 'AB', allowed: not that of another ('ab')"),
+        ([("stra\u00dfe", "x"), ("STRASSE", "y")], "node 'STRASSE': id"),
+        ([("a", "x"), ("b", "y", "c")], "node 'b': parent: got 'c', allowed: a node's id"),
+        ([("a", "x", "b"), ("b", "y", "a")], "node 'a': parent: got 'a', allowed: no circle"),
+        ([("a", "x", "a")], "node 'a': parent: got 'a', allowed: no circle"),
+        ([("a", "w"), ("b", "x", "a"), ("c", "y", "b"), ("d", "z", "c")], "node 'd': level: got 4"),
+        ([("a", "w"), ("b", "Plums", "a"), ("c", "plums", "a")], "node 'c': name: got 'plums'"),
+        ([], "taxonomy.nodes: got 0"),
+    ],
+)
+def test_what_is_no_tree(rows, message):
+    with pytest.raises(ValueError, match="allowed") as error:
+        tree(*rows)
+    assert message in str(error.value)
+
+
+def test_one_name_in_two_families_is_fine():
+    found = tree(("a", "w"), ("b", "x"), ("a1", "other", "a"), ("b1", "other", "b"))
+    assert found.names("b1") == ("x", "other")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "allowed: JSON"),
-        ("[]", "a JSON object"),
-        ('{"policy": "p"}', "nodes: got 'NoneType'"),
-        ('{"policy": "", "nodes": []}', "policy: got ''"),
-        ('{"policy": "p", "nodes": []}', "taxonomy.nodes: got 0"),
-        ('{"policy": "p", "nodes": [{"id": "a"}]}', "name: got None"),
-        ('{"policy": "p", "nodes": [{"id": "a", "name": "A", "color": 1}]}', "color"),
-        ('{"policy": "p", "nodes": ["a"]}', "objects"),
+        ([], "got 'list', allowed: a JSON object"),
+        ({"policy": "p"}, "nodes: got 'NoneType'"),
+        ({"nodes": [], "policy": " "}, "taxonomy.nodes: got 0"),
+        ({"nodes": [], "policy": ""}, "policy: got ''"),
+        ({"nodes": ["a"], "policy": "p"}, "got 'a', allowed: objects"),
+        ({"nodes": [{"id": "a"}], "policy": "p"}, "name: got None"),
+        ({"nodes": [{"id": 3, "name": "x"}], "policy": "p"}, "id: got 3"),
+        ({"nodes": [{"id": "a", "name": "x", "seeds": []}], "policy": "p"}, "got ['seeds']"),
+        ({"nodes": [{"id": "a", "name": "x", "parent": 1}], "policy": "p"}, "parent"),
     ],
 )
-def test_a_wrong_file_is_told_what_is_wrong(tmp_path, content, message):
-    file = tmp_path / "own.json"
-    file.write_text(content)
-    with pytest.raises(ValueError, match=message):
+def test_files_that_are_none(tmp_path, content, message):
+    file = tmp_path / "mine.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match="allowed") as error:
         load_taxonomy(str(file))
+    assert message in str(error.value)
 
 
-def test_a_file_of_one_s_own(tmp_path):
-    file = tmp_path / "own.json"
-    nodes = [node._asdict() for node in TREE]
-    file.write_text(json.dumps({"name": "own", "policy": "Say nothing.", "nodes": nodes}))
-    found = load_taxonomy(str(file))
-    assert (found.name, found.policy, len(list(found))) == ("own", "Say nothing.", 4)
-
-
-def test_a_name_that_is_none():
-    with pytest.raises(ValueError, match=r"taxonomy: got 'nowhere\.json'"):
-        load_taxonomy("nowhere.json")
+def test_a_file_of_ones_own(tmp_path):
+    file = tmp_path / "mine.json"
+    nodes = [{"id": "a", "name": "x", "parent": None}, {"id": "b", "name": "y", "parent": "a"}]
+    file.write_text(json.dumps({"policy": "p", "nodes": nodes}))
+    assert (load_taxonomy(str(file)).name, load_taxonomy(str(file)).path("b")) == ("mine", ("a", "b"))
+    with pytest.raises(ValueError, match=r'taxonomy: got .*, allowed: "toyland", "alert", or a JSON file'):
+        load_taxonomy(str(tmp_path / "none.json"))
