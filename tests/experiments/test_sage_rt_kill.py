@@ -56,33 +56,64 @@ def kill_after(process, server, requests, seconds):
     return alive
 
 
-def check(folder, kills, seed):
-    """Of a seeded run: kills that hit, requests of it, requests of one that was left alone."""
-    draw, hits = random.Random(seed), 0
+@pytest.fixture(scope="module")
+def model():
+    """One server for all: tasks' ids hold its address."""
     with server_in_a_thread(play=play) as server:
-        to_the_end(server, folder / "whole")
-        n = len(server.log)
-        assert len({seen.digest for seen in server.log}) == n
-        server.log.clear()
-        for _ in range(kills):
-            process = generate(server, folder / "killed")
-            hits += kill_after(process, server, draw.randrange(n // (kills + 1)), draw.random() * 0.05)
-        to_the_end(server, folder / "killed")
-        requests = len(server.log)
-    assert shards(folder / "killed") == shards(folder / "whole")
-    queries = [json.loads((folder / name / "manifest.json").read_text()) for name in ("killed", "whole")]
-    assert queries[0]["counts"] == queries[1]["counts"]
+        yield server
+
+
+@pytest.fixture
+def server(model, whole):
+    """With an empty log."""
+    model.log.clear()
+    return model
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """The files of a run that was left alone, its counts, and how many requests it took."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    to_the_end(model, folder)
+    assert len({seen.digest for seen in model.log}) == len(model.log)
+    return shards(folder), json.loads((folder / "manifest.json").read_text())["counts"], len(model.log)
+
+
+def check(server, folder, whole, kills, seed):
+    """Kills of a seeded run that hit, and its requests."""
+    files, counts, n = whole
+    draw, hits = random.Random(seed), 0
+    for _ in range(kills):
+        process = generate(server, folder)
+        hits += kill_after(process, server, draw.randrange(n // (kills + 1)), draw.random() * 0.05)
+    to_the_end(server, folder)
+    requests = len(server.log)
+    assert shards(folder) == files
+    assert json.loads((folder / "manifest.json").read_text())["counts"] == counts
     assert n <= requests <= n + kills * CONCURRENCY
-    return hits, requests, n
+    return hits, requests
 
 
-def test_three_kills(tmp_path):
-    hits, _, n = check(tmp_path, 3, seed=1)
-    assert (hits, n) == (3, 279 * 6)
+def test_three_kills(server, tmp_path, whole):
+    assert check(server, tmp_path, whole, 3, seed=1)[0] == 3
+    assert whole[2] == 279 * 6
 
 
 @pytest.mark.slow
-def test_twenty_kills(tmp_path):
-    hits, requests, n = check(tmp_path, 20, seed=2)
-    print(f"{hits} kills, {requests} requests, {n} without kills")
+def test_twenty_kills(server, tmp_path, whole):
+    hits, requests = check(server, tmp_path, whole, 20, seed=2)
+    print(f"{hits} kills, {requests} requests, {whole[2]} without kills")
     assert hits >= 18
+
+
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_programs_share_a_folder(server, tmp_path, whole, killed):
+    """Every request is made once; one that is killed leaves its part to the other."""
+    files, _, n = whole
+    first, second = (generate(server, tmp_path) for _ in range(2))
+    if killed:
+        kill_after(first, server, n // 2, 0.0)
+    errors = [one.communicate(timeout=120)[1].decode() for one in (second, *([] if killed else [first]))]
+    assert (second.returncode, killed or first.returncode == 0) == (0, True), errors
+    assert n <= len(server.log) <= n + killed * CONCURRENCY
+    assert shards(tmp_path) == files
