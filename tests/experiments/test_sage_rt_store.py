@@ -211,7 +211,7 @@ def test_errors_are_asked_for_again_also_of_complete_stages(tmp_path):
 
 
 def test_a_retried_generator_gives_what_one_without_errors_does(tmp_path):
-    changes = {"generate__topics": 2, "generate__rounds": 3}
+    changes = {"generate__topics": 2, "generate__rounds": 3, "generate__styles": ("direct",)}
 
     def poor(request):
         return Reply("error") if int(request.id, 16) % 5 < 2 else toymodels.generator(request)
@@ -231,7 +231,7 @@ def test_a_retried_generator_gives_what_one_without_errors_does(tmp_path):
 
 def test_an_interrupted_expansion_asks_for_nothing_twice(tmp_path):
     """Rounds that are replayed ask with what was known then, not with what is known now."""
-    changes = {"generate__topics": 4, "generate__number": 1}
+    changes = {"generate__topics": 3, "generate__number": 1}
     asked, stop = [], []
 
     def play(request):
