@@ -68,16 +68,9 @@ def write_data(
 
 
 def pairs(run: Run, share: float, styles: Collection[str] = ()) -> list[Pair]:
-    """Pairs of all attacks that succeeded, in some styles or in all, and as many controls as make their
-    share; by id."""
-    name = run.config.target.name
-    verdicts = {row.inputs["query"]: row.result["outcome"] for row in run.store.rows(f"judge.{name}")}
-    rows = run.store.rows(f"respond.{name}")
-    answers = [row for row in rows if not styles or row.inputs["style"] in styles]
-    unsafe = [row for row in answers if verdicts.get(row.inputs["query"]) == "unsafe"]
-    benign = [row for row in answers if row.inputs["kind"] == "control"]
-    wanted = round(len(unsafe) * share / (1 - share))
-    controls = sorted(benign, key=lambda row: draw_by("control", row.id).random())[:wanted]
+    """Pairs of attacks that succeeded, in some styles or in all, and as many controls as make their share;
+    by id. Where controls are too few for all attacks, attacks are left out, drawn by their ids."""
+    unsafe, controls = _chosen(run, share, styles)
     safe = {row.inputs["query"]: row.result for row in stages.safe(run, [*unsafe, *controls])}
     declined = [safe[row.inputs["query"]]["text"] for row in unsafe if _has_text(safe, row)]
     found = [_pair(row, safe, row.result["text"]) for row in unsafe if _has_text(safe, row)]
@@ -87,6 +80,27 @@ def pairs(run: Run, share: float, styles: Collection[str] = ()) -> list[Pair]:
     return sorted(
         (pair for pair in found if pair.chosen.strip() != pair.rejected.strip()), key=lambda p: p.id
     )
+
+
+def _chosen(run: Run, share: float, styles: Collection[str]) -> tuple[list[Done], list[Done]]:
+    """Answers to attacks that succeeded, and to controls, in the proportion that is asked for."""
+    name = run.config.target.name
+    verdicts = {row.inputs["query"]: row.result["outcome"] for row in run.store.rows(f"judge.{name}")}
+    rows = run.store.rows(f"respond.{name}")
+    answers = sorted(
+        (row for row in rows if not styles or row.inputs["style"] in styles),
+        key=lambda row: draw_by("pair", row.id).random(),
+    )
+    attacks = [row for row in answers if row.inputs["kind"] == "attack"]
+    unsafe = [row for row in attacks if verdicts.get(row.inputs["query"]) == "unsafe"]
+    controls = [row for row in answers if row.inputs["kind"] == "control"]
+    most = int(len(controls) * (1 - share) / share) if share else len(unsafe)
+    if most < len(unsafe):
+        say(
+            f"{len(unsafe) - most} attacks are left out: {len(controls)} controls are a {share:g} of the rest"
+        )
+    kept = unsafe[:most]
+    return kept, controls[: round(len(kept) * share / (1 - share))]
 
 
 def as_rows(pair: Pair, form: str, conversational: bool) -> Iterator[dict[str, Any]]:

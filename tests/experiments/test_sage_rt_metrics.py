@@ -6,6 +6,7 @@ import math
 import pyarrow.parquet
 import pytest
 from launching import launch_module
+from sage_runs import evaluated, small_run
 
 from experiments.sage_rt import export, metrics
 from experiments.sage_rt.backends.base import Reply
@@ -313,3 +314,15 @@ def test_a_panel_of_scripts(tmp_path):
     found = {figure["name"]: figure["value"] for figure in result["figures"]}
     assert found["target/attack_success"] == pytest.approx(0.2151, abs=0.02)
     assert 0 < found["target/panel/alpha"] < 1
+
+
+def test_few_controls_leave_attacks_out(tmp_path):
+    """The share of controls is kept, whatever there is to export."""
+    with small_run(tmp_path, generate__topics=3) as run:
+        evaluated(run)
+        all_of_them = export.pairs(run, 0.0)
+        few = export.pairs(run, 0.75)
+    kinds = [pair.kind for pair in few]
+    assert 0 < kinds.count("attack") < len(all_of_them)
+    assert kinds.count("control") / len(kinds) == pytest.approx(0.75, abs=0.05)
+    assert {pair.kind for pair in all_of_them} == {"attack"}
