@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -25,20 +26,23 @@ from diffax.models import TENSOR_RULES
 from diffax.models.decoder_lm import DecoderConfig, DecoderLM
 from diffax.models.generation import Temperatures, generate
 from diffax.training.sharding import batch_devices, batch_sharding, tree_shardings
-from diffax.types import Params
+from diffax.types import Keys, Params
 from experiments.sage_rt.backends.base import Message
+from experiments.sage_rt.grammar import Grammars, HeldWriter
 
 BATCHES = (1, 4, 16, 64)
 _SHORTEST = 16  # of prompts and of answers, in tokens; the next are two, four, ... times that
 
 
 class Prompt(NamedTuple):
-    """Tokens, how many to answer with at most, at what temperature, and the seed of the draws."""
+    """Tokens, how many to answer with at most, at what temperature, the seed of the draws, and the JSON
+    schema that the answer follows, or None."""
 
     tokens: list[int]
     steps: int
     temperature: float = 0.0
     seed: int = 0
+    schema: Mapping[str, Any] | None = None
 
 
 class Shape(NamedTuple):
@@ -75,6 +79,10 @@ class ChatModel:
         return digest({"params": self.params, "text": np.frombuffer(text.encode(), np.uint8)})[:16]
 
     @cached_property
+    def _held(self) -> HeldWriter:
+        return HeldWriter(self.model, self.params, Grammars(self.tokenizer, self.config.vocabulary))
+
+    @cached_property
     def _logits(self) -> LogitsFn:
         return decoder_logits(self.model, self.params)
 
@@ -97,7 +105,9 @@ class ChatModel:
         return Shape(_next(len(prompt.tokens), most - steps), steps)
 
     def write(self, prompts: Sequence[Prompt], shape: Shape) -> list[list[int]]:
-        """What follows each prompt, all of which fit the shape: tokens up to the end, the end with them."""
+        """What follows each prompt, all of which fit the shape: tokens up to the end, the end with them.
+
+        Either all prompts have a schema, or none has."""
         rows = [*prompts, *[prompts[0]] * (self.batch(len(prompts)) - len(prompts))]
         tokens, start = np.zeros((len(rows), shape.length), np.int32), np.zeros(len(rows), np.int32)
         for row, prompt in enumerate(rows):
@@ -105,6 +115,11 @@ class ChatModel:
             tokens[row, start[row] :] = prompt.tokens
         temperatures = np.asarray([prompt.temperature for prompt in rows], np.float32)
         seeds = np.asarray([prompt.seed % 2**32 for prompt in rows], np.uint32)
+        schemas = [prompt.schema for prompt in rows if prompt.schema is not None]
+        if schemas:
+            keys = _keys(jnp.asarray(seeds))
+            found = self._held(tokens, start, shape.steps, temperatures, keys, schemas)
+            return [row[: prompt.steps] for row, prompt in zip(found, prompts, strict=False)]
         inputs = jax.device_put((tokens, start, temperatures, seeds), self._rows())
         found = np.asarray(self._programs(self.params, *inputs, steps=shape.steps))
         return [self._cut(row, prompt.steps) for row, prompt in zip(found.tolist(), prompts, strict=False)]
@@ -147,9 +162,14 @@ def _write(
     *,
     steps: int,
 ) -> jax.Array:
-    keys = jax.vmap(jax.random.key)(seeds)
+    keys = _keys(seeds)
     choice, last = Temperatures(temperatures), -1 if end is None else end
     return generate(model, params, tokens, steps, start=start, keys=keys, choice=choice, end=last)
+
+
+def _keys(seeds: jax.Array) -> Keys:
+    """A key for each row."""
+    return jax.vmap(jax.random.key)(seeds)
 
 
 def _next(count: int, most: int) -> int:

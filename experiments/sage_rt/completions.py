@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from diffax.checks import require
 from experiments.sage_rt.backends.base import Message, Reply, Request
+from experiments.sage_rt.schemas import require_schema
 from experiments.sage_rt.tasks import digest
 
 ROLES = ("system", "developer", "user", "assistant")
@@ -20,7 +21,6 @@ _ABSENT: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0, None),
     "logprobs": (False, None),
     "tools": ([], None),
-    "response_format": ({"type": "text"}, None),
 }
 
 
@@ -55,7 +55,8 @@ def read(body: Any, model: str) -> Asked:
     require(seed is None or isinstance(seed, int), "seed", seed, "an integer")
     seed = os.urandom(8).hex() if seed is None else seed
     ids = [digest(messages, tokens, float(temperature), seed, place) for place in range(count)]
-    requests = tuple(Request(one, messages, tokens, float(temperature)) for one in ids)
+    schema = _schema(body.get("response_format"))
+    requests = tuple(Request(one, messages, tokens, float(temperature), schema) for one in ids)
     options = body.get("stream_options") or {}
     usage = isinstance(options, dict) and bool(options.get("include_usage"))
     return Asked(requests, stop, bool(body.get("stream")), usage)
@@ -136,6 +137,17 @@ def _message(place: int, turn: Any) -> Message:
     require(isinstance(content, str), f"{where}.content", type(content).__name__, "a text, or parts of text")
     role = "system" if turn["role"] == "developer" else turn["role"]
     return Message(role, str(content))
+
+
+def _schema(value: Any) -> dict[str, Any] | None:
+    if value is None or value == {"type": "text"}:
+        return None
+    named = value.get("json_schema") if isinstance(value, dict) else None
+    schema = named.get("schema") if isinstance(named, dict) else None
+    fits = isinstance(schema, dict) and value.get("type") == "json_schema"
+    require(fits, "response_format", value, 'text, or json_schema with {"schema": ...}')
+    require_schema(schema, "response_format.json_schema.schema")
+    return dict(schema or {})
 
 
 def _stop(value: Any) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from experiments.sage_rt import toytext
 from experiments.sage_rt.backends.base import Message, Request
 from experiments.sage_rt.backends.flax_lm import FlaxBackend
 from experiments.sage_rt.chat_model import ChatModel, Prompt
+from experiments.sage_rt.grammar import HeldWriter
+from experiments.sage_rt.schemas import mismatch
 from experiments.sage_rt.serve import make_app
 from experiments.sage_rt.tasks import digest
 
@@ -283,3 +285,70 @@ def test_openai_s_client_is_served(model):
     models, whole, streamed = serving(model, use)
     assert models == ["toy"]
     assert whole == streamed
+
+
+# -- answers that follow a schema ---------------------------------------------------------------------------
+
+VERDICT = {
+    "type": "object",
+    "properties": {
+        "verdict": {"type": "string", "enum": ["unsafe", "refusal"]},
+        "sure": {"type": "boolean"},
+    },
+    "required": ["verdict", "sure"],
+    "additionalProperties": False,
+}
+
+
+def test_random_weights_follow_a_schema(model):
+    pytest.importorskip("llguidance")
+    requests = [request._replace(schema=VERDICT, max_tokens=40) for request in asked(9, 1.0)]
+    texts, _ = answers(model, requests, True)
+    found = [json.loads(text) for text in texts]
+    assert all(not mismatch(value, VERDICT) for value in found)
+    assert len({(value["verdict"], value["sure"]) for value in found}) > 1
+    alone, _ = answers(model, requests, False)
+    assert alone == texts
+
+
+def test_what_no_schema_rules_out_is_what_is_written_without(model):
+    """A grammar of anything leaves the draws as they are: both loops agree token by token."""
+    pytest.importorskip("llguidance")
+    prompt = Prompt(model.tokens_of(asked(1)[0].messages), 6, 0.8, 5)
+    shape = model.shape(prompt)
+    free = model.write([prompt], shape)
+
+    class Anything:
+        vocabulary = model.config.vocabulary
+
+        def start(self, schema):
+            return self
+
+        def allowed(self, matchers):
+            return np.ones((len(matchers), self.vocabulary), bool)
+
+        def is_stopped(self):
+            return False
+
+        def consume_token(self, token):
+            pass
+
+    writer = HeldWriter(model.model, model.params, Anything())
+    start = np.asarray([shape.length - len(prompt.tokens)], np.int32)
+    tokens = np.zeros((1, shape.length), np.int32)
+    tokens[0, start[0] :] = prompt.tokens
+    key = jax.vmap(jax.random.key)(jnp.asarray([5], jnp.uint32))
+    held = writer(tokens, start, 6, np.asarray([0.8], np.float32), key, [{}])
+    assert model.tokenizer.end not in held[0]
+    assert held == free
+
+
+def test_the_server_holds_answers_to_a_schema(model):
+    pytest.importorskip("llguidance")
+    form = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": VERDICT}}
+    status, said = post(model, body(response_format=form, max_tokens=40, temperature=1.0))
+    assert status == 200
+    assert not mismatch(json.loads(said["choices"][0]["message"]["content"]), VERDICT)
+    wrong = {"type": "json_schema", "json_schema": {"schema": {"type": "nothing"}}}
+    status, said = post(model, body(response_format=wrong))
+    assert (status, said["error"]["message"][:15]) == (400, "response_format")

@@ -18,12 +18,18 @@ class _Waiting(NamedTuple):
     shape: Shape
     answer: asyncio.Future[list[int]]
 
+    @property
+    def kind(self) -> tuple[Shape, bool]:
+        """Of what can be in one batch."""
+        return self.shape, self.prompt.schema is not None
+
 
 class FlaxBackend:
     """Answers with a model that ``load`` gives, when it is asked first.
 
-    ``name`` is the weights' digest. The seed of an answer is of its request's id; batches are of requests
-    that pad to one shape, the oldest first. ``requests`` and ``batches`` count.
+    ``name`` is the weights' digest. Answers to requests with a schema follow it. The seed of an answer is of
+    its request's id; batches are of requests that pad to one shape, the oldest first. ``requests`` and
+    ``batches`` count.
     """
 
     def __init__(self, load: Callable[[], ChatModel], concurrency: int = 256) -> None:
@@ -49,7 +55,7 @@ class FlaxBackend:
         try:
             tokens = self.model.tokens_of(request.messages)
             seed = int(request.id[:8], 16)
-            prompt = Prompt(tokens, request.max_tokens, request.temperature, seed)
+            prompt = Prompt(tokens, request.max_tokens, request.temperature, seed, request.schema)
             shape = self.model.shape(prompt)
         except ValueError as error:
             return Reply("error", reason=str(error))
@@ -58,7 +64,7 @@ class FlaxBackend:
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         found = await answer
-        reply = self._as_reply(found, len(tokens))
+        reply = self._as_reply(found, request, len(tokens))
         return reply._replace(seconds=time.monotonic() - begun)
 
     async def close(self) -> None:
@@ -68,11 +74,12 @@ class FlaxBackend:
             self._worker = None
         self._waiting.clear()
 
-    def _as_reply(self, found: list[int], asked: int) -> Reply:
+    def _as_reply(self, found: list[int], request: Request, asked: int) -> Reply:
         text = self.model.decode(found)
-        over = found[-1:] == [self.model.tokenizer.end]
-        status = "length" if not over else "ok" if text else "empty"
-        return Reply(status, text, prompt_tokens=asked, completion_tokens=len(found))
+        counts = {"prompt_tokens": asked, "completion_tokens": len(found)}
+        if len(found) >= request.max_tokens and found[-1:] != [self.model.tokenizer.end]:
+            return Reply("length", text, **counts)
+        return Reply("ok" if text else "empty", text, **counts)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -92,9 +99,9 @@ class FlaxBackend:
                 one.answer.set_result(answers[id(one)])
 
     def _take(self) -> list[_Waiting]:
-        """Of the oldest one's shape as many as a batch holds."""
-        shape = self._waiting[0].shape
-        some = [one for one in self._waiting if one.shape == shape][: BATCHES[-1]]
+        """Of those like the oldest one, in shape and in having a schema, as many as a batch holds."""
+        kind = self._waiting[0].kind
+        some = [one for one in self._waiting if one.kind == kind][: BATCHES[-1]]
         taken = {id(one) for one in some}
         self._waiting = [one for one in self._waiting if id(one) not in taken]
         self.requests += len(some)
