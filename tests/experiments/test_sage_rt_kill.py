@@ -83,9 +83,9 @@ def check(server, folder, whole, kills, seed):
     """Kills of a seeded run that hit, and its requests."""
     files, counts, n = whole
     draw, hits = random.Random(seed), 0
-    for _ in range(kills):
+    for _ in range(kills):  # so that all of them come before the end, on a fast machine too
         process = generate(server, folder)
-        hits += kill_after(process, server, draw.randrange(n // (kills + 1)), draw.random() * 0.05)
+        hits += kill_after(process, server, draw.randrange(n // (2 * kills)), draw.random() * 0.3 / kills)
     to_the_end(server, folder)
     requests = len(server.log)
     assert shards(folder) == files
@@ -103,7 +103,7 @@ def test_three_kills(server, tmp_path, whole):
 def test_twenty_kills(server, tmp_path, whole):
     hits, requests = check(server, tmp_path, whole, 20, seed=2)
     print(f"{hits} kills, {requests} requests, {whole[2]} without kills")
-    assert hits >= 18
+    assert hits == 20
 
 
 @pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
